@@ -1,0 +1,44 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: setup serve test check models proto bench clean
+
+# Two environments in one folder: one that can serve, and with the tools on top one that can develop and test.
+$(VENV)/serve: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[cpu]'
+	touch $@
+
+$(VENV)/setup: $(VENV)/serve
+	$(PIP) torch
+	$(PIP) --editable '.[dev,report]'
+	touch $@
+
+setup: $(VENV)/setup
+
+serve: $(VENV)/serve
+	exec $(BIN)/serving run exported_models/digits
+
+test: check
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+models: $(VENV)/setup
+	$(BIN)/python -m ensembles.training.digits --to exported_models/digits
+
+proto: $(VENV)/setup
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto \
+		proto/scrutin/v1/ensemble.proto
+
+bench: $(VENV)/setup
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf $(VENV) .bench

@@ -1,0 +1,121 @@
+"""Members that run in this process, on ONNX Runtime. The only place that imports it."""
+
+import asyncio
+import os
+import time
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensembles.members import MemberError, Occupation, Rows, Scores
+from ensembles.members.timing import TimeByRows
+from ensembles.spec import MemberSpec
+
+try:
+    import onnxruntime as ort
+except ImportError:
+    raise MemberError(
+        "no ONNX Runtime is installed: pip install 'scrutin[cpu]', or 'scrutin[gpu]' on a machine with CUDA"
+    ) from None
+
+ON_THE_LOOP_SECONDS = {True: 0.005, False: 0.001}
+"""Runs predicted to be shorter than this stay on the event loop, by whether there is one core alone.
+
+Going to a thread and back costs about 0.1 ms, a third of a light request. With one core a thread buys only that the loop stays
+responsive, for which 5 ms is soon enough; with several it buys members that run at once, which pays from about 1 ms.
+"""
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def cores() -> int:
+    """Cores that this process may use: the affinity mask, or the cgroup's quota where that is less."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return allowed
+
+
+class OnnxMember:
+    """One ONNX graph in its own session, with the threads that the manifest grants it and no spinning."""
+
+    def __init__(self, spec: MemberSpec, content: bytes, executor: Executor) -> None:
+        """Raises MemberError when the session cannot be made, or runs elsewhere than `run_on.device` asked for."""
+        self.name = spec.name
+        self.timing = TimeByRows()
+        self._executor = executor
+        self._on_the_loop_seconds = ON_THE_LOOP_SECONDS[cores() == 1]
+        self._logits = spec.emits == "logits"
+        self._session = _session(spec, content)
+        self.provider: str = self._session.get_providers()[0]
+        self.device = _device(spec, self.provider)
+        self._input: str = self._session.get_inputs()[0].name
+        self._outputs: list[str] = [self._session.get_outputs()[0].name]
+
+    def brief(self, rows: int) -> bool:
+        predicted = self.timing.predict(rows)
+        return predicted is not None and predicted < self._on_the_loop_seconds
+
+    async def run(self, rows: Rows, occupation: Occupation) -> Scores:
+        if self.brief(len(rows)):
+            return self._compute(rows, occupation)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, rows, occupation)
+
+    def _compute(self, rows: Rows, occupation: Occupation) -> Scores:
+        with occupation:
+            start = time.perf_counter()
+            try:
+                scores: Scores = self._session.run(self._outputs, {self._input: rows})[0]
+            except Exception as error:
+                raise MemberError(f"{type(error).__name__} in ONNX Runtime") from error
+            self.timing.observe(len(rows), time.perf_counter() - start)
+        return _softmax(scores) if self._logits else scores
+
+    def close(self) -> None:
+        del self._session
+
+
+def _session(spec: MemberSpec, content: bytes) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = spec.run_on.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(content, options, providers=_providers(spec.run_on.device))
+    except MemberError:
+        raise
+    except Exception as error:
+        raise MemberError(f"ONNX Runtime cannot load the model: {' '.join(str(error).split())[:200]}") from None
+
+
+def _providers(device: str) -> list[Any]:
+    available = ort.get_available_providers()
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and PROVIDERS["cuda"] not in available:
+        raise MemberError(
+            f"run_on.device: found {device}, expected cpu or auto: this ONNX Runtime has {', '.join(available)}"
+        )
+    if kind == "cpu" or PROVIDERS["cuda"] not in available:
+        return [PROVIDERS["cpu"]]
+    # Heuristic search: the exhaustive default tunes anew, for up to a second, at each batch size it has not seen.
+    cuda = (PROVIDERS["cuda"], {"device_id": int(number or 0), "cudnn_conv_algo_search": "HEURISTIC"})
+    return [cuda, PROVIDERS["cpu"]]
+
+
+def _device(spec: MemberSpec, provider: str) -> str:
+    """What the session really runs on. ONNX Runtime falls back to the CPU in silence; only `auto` accepts that."""
+    asked, _, number = spec.run_on.device.partition(":")
+    if asked == "cuda" and provider != PROVIDERS["cuda"]:
+        raise MemberError(f"run_on.device: asked for {spec.run_on.device}, the session got {provider}")
+    return f"cuda:{number or 0}" if provider == PROVIDERS["cuda"] else "cpu"
+
+
+def _softmax(logits: Scores) -> Scores:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores: Scores = shifted / shifted.sum(axis=1, keepdims=True)
+    return scores

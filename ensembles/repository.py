@@ -1,0 +1,206 @@
+"""A model repository on disk: read it, verify it, write it. One directory is one ensemble and a Triton model repository.
+
+Whatever the directory holds may be hostile: sizes are checked before bytes are read, no path leaves the directory, a model
+is used only as the very bytes whose sha256 the manifest names, and nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from ensembles import samples as labelled
+from ensembles.spec import EnsembleSpec, MemberSpec, SpecError, from_mapping, parse
+
+MANIFEST = "ensemble.yaml"
+SAMPLES = "samples.npz"
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_MODEL_BYTES = (1 << 31) - 1  # a protobuf message, which an ONNX file is, cannot be larger
+
+
+class RepositoryError(ValueError):
+    """The repository cannot be used. One line: the file, what was found and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository whose manifest was read. `digest` is the sha256 of the manifest's bytes, which name all others."""
+
+    path: Path
+    spec: EnsembleSpec
+    digest: str
+
+    def model(self, member: MemberSpec) -> bytes:
+        """The member's ONNX bytes, proven to be those that the manifest names. Raises RepositoryError."""
+        file = _contained(self.path, member.model)
+        content = _read(file, member.model, MAX_MODEL_BYTES)
+        found = hashlib.sha256(content).hexdigest()
+        if found != member.sha256:
+            raise RepositoryError(
+                f"{self.path / member.model}: members.{member.name}.sha256: found {found}, expected {member.sha256}"
+            )
+        return content
+
+    def samples(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """x [n, *shape] of the input's dtype and y int64 [n]. Raises RepositoryError."""
+        file = _contained(self.path, SAMPLES)
+        try:
+            return labelled.read_npz(file, self.spec.input.dtype, self.spec.input.shape, len(self.spec.labels))
+        except labelled.SamplesError as error:
+            raise RepositoryError(f"{self.path / SAMPLES}: {error}") from None
+
+
+def read(path: Path) -> Repository:
+    """Read the manifest of the repository at `path`. Raises RepositoryError."""
+    if not path.is_dir():
+        raise RepositoryError(
+            f"{path}: found {'a file' if path.exists() else 'nothing'}, expected a model repository directory"
+        )
+    content = _read(_contained(path, MANIFEST), MANIFEST, MAX_MANIFEST_BYTES)
+    try:
+        spec = parse(content.decode())
+    except UnicodeDecodeError:
+        raise RepositoryError(f"{path / MANIFEST}: expected UTF-8 text") from None
+    except SpecError as error:
+        raise RepositoryError(f"{path / MANIFEST}: {error}") from None
+    return Repository(path, spec, hashlib.sha256(content).hexdigest())
+
+
+def verify(repository: Repository) -> None:
+    """Check every file: hashes, containment, graphs against the manifest, samples. Raises RepositoryError at the first fault."""
+    from ensembles import graphs  # the onnx package is a third of a server's memory; only verification needs it
+
+    spec = repository.spec
+    for member in spec.members:
+        content = repository.model(member)
+        try:
+            graphs.check(content, spec.input.datatype, spec.input.shape, len(spec.labels))
+        except graphs.GraphError as error:
+            raise RepositoryError(f"{repository.path / member.model}: {error}") from None
+    repository.samples()
+
+
+def _contained(root: Path, name: str) -> Path:
+    """The real file behind `name`. Raises RepositoryError when it leaves `root` or is no regular file."""
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+        raise RepositoryError(f"{root / MANIFEST}: found the path {name!r}, expected one inside the repository")
+    file = (root / name).resolve()
+    if not file.is_relative_to(root.resolve()):
+        raise RepositoryError(f"{root / name}: found a link that leaves the repository, expected a file inside it")
+    if not file.is_file():
+        raise RepositoryError(
+            f"{root / name}: found {'no regular file' if file.exists() else 'nothing'}, expected a file"
+        )
+    return file
+
+
+def _read(file: Path, name: str, limit: int) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > limit:
+                raise RepositoryError(f"{name}: found {size} bytes, expected at most {limit}")
+            return stream.read(limit)
+    except OSError as error:
+        raise RepositoryError(f"{name}: {error.strerror}") from None
+
+
+def write(
+    directory: Path,
+    manifest: Mapping[str, Any],
+    models: Mapping[str, bytes],
+    samples: tuple[NDArray[Any], NDArray[np.int64]],
+) -> Repository:
+    """Write a repository; what stood at `directory` is replaced only once everything new is written and verified.
+
+    `manifest`: the content of `ensemble.yaml` without the members' sha256. `models`: ONNX bytes by member name.
+    `samples`: x [n, *shape] and y int64 [n]. Raises RepositoryError, and then leaves `directory` as it was.
+    """
+    sealed = _sealed(manifest, models)
+    try:
+        spec = from_mapping(sealed)
+    except SpecError as error:
+        raise RepositoryError(f"{directory / MANIFEST}: {error}") from None
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
+        fresh = Path(scratch) / "new"
+        _write_files(fresh, sealed, spec, models, samples)
+        verify(read(fresh))
+        _replace(directory, fresh, Path(scratch) / "old")
+    return read(directory)
+
+
+def _sealed(manifest: Mapping[str, Any], models: Mapping[str, bytes]) -> dict[str, Any]:
+    """The manifest with each member's sha256, beside its model's path."""
+    members = []
+    for member in manifest["members"]:
+        digest = hashlib.sha256(models[member["name"]]).hexdigest()
+        path = member.get("model", f"{member['name']}/1/model.onnx")
+        members.append({"name": member["name"], "model": path, "sha256": digest, **member})
+    return {**manifest, "members": members}
+
+
+def _write_files(
+    fresh: Path,
+    sealed: Mapping[str, Any],
+    spec: EnsembleSpec,
+    models: Mapping[str, bytes],
+    samples: tuple[NDArray[Any], NDArray[np.int64]],
+) -> None:
+    from ensembles import graphs
+
+    for member in spec.members:
+        file = fresh / member.model
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(models[member.name])
+        (fresh / member.name / "config.pbtxt").write_text(
+            graphs.triton_config(member.name, models[member.name], spec.limits.max_batch_size)
+        )
+    labelled.write_npz(fresh / SAMPLES, *samples)
+    (fresh / MANIFEST).write_text(_yaml(sealed))
+
+
+def _replace(directory: Path, fresh: Path, old: Path) -> None:
+    if directory.exists():
+        directory.rename(old)
+    try:
+        fresh.rename(directory)
+    except OSError:
+        if old.exists():
+            shutil.move(old, directory)
+        raise
+
+
+class _ManifestDumper(yaml.SafeDumper):
+    """Block style for what has structure, one line for what is a plain list or a small mapping of plain values."""
+
+
+def _flat(value: object) -> bool:
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return bool(values) and all(not isinstance(v, (dict, list)) or (isinstance(v, list) and _flat(v)) for v in values)
+
+
+def _yaml(manifest: Mapping[str, Any]) -> str:
+    dumper = _ManifestDumper
+    dumper.add_representer(dict, _represent_mapping)
+    dumper.add_representer(list, _represent_list)
+    plain = json.loads(json.dumps(manifest))
+    return yaml.dump(plain, Dumper=dumper, sort_keys=False, width=120)
+
+
+def _represent_mapping(dumper: yaml.SafeDumper, value: dict[str, Any]) -> yaml.Node:
+    inline = _flat(value) and "name" not in value
+    return dumper.represent_mapping("tag:yaml.org,2002:map", value.items(), flow_style=inline)
+
+
+def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=_flat(value))

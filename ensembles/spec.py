@@ -1,0 +1,265 @@
+"""What `ensemble.yaml` says, as frozen values. Reads no file but the text that it is given."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from ensembles.votes import Ballot, Rule, TieBreak
+
+NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+}
+"""Open Inference Protocol datatypes that a classifier's input can have."""
+
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+Positive = Annotated[int, Field(gt=0, le=2**31)]
+
+
+class SpecError(ValueError):
+    """The manifest is not one. One line: key, what was found, what was expected."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ImageSpec(_Frozen):
+    """How a PNG or JPEG becomes the input tensor."""
+
+    mode: Literal["L", "RGB"]
+    width: Positive
+    height: Positive
+    range: tuple[float, float] = (0.0, 255.0)
+
+    @field_validator("range", mode="before")
+    @classmethod
+    def _pair(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+def _check_fills(image: ImageSpec, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless the picture's numbers, channels first or last, are those of one sample."""
+    pixels = (image.height, image.width)
+    fitting: dict[str, list[tuple[int, ...]]] = {
+        "L": [pixels, (1, *pixels), (*pixels, 1)],
+        "RGB": [(3, *pixels), (*pixels, 3)],
+    }
+    if shape not in fitting[image.mode]:
+        raise ValueError(f"image {image.mode} {image.width}x{image.height}, expected one that fills {list(shape)}")
+
+
+class InputSpec(_Frozen):
+    """The one input of every member. `shape` is one sample's, without the batch dimension."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    datatype: Literal[tuple(DTYPES)]  # type: ignore[valid-type]  # one table of names serves checks and conversion
+    shape: tuple[Positive, ...]
+    image: ImageSpec | None = None
+
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _dimensions(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return DTYPES[self.datatype]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample."""
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "InputSpec":
+        if self.row_bytes > 2**30:
+            raise ValueError(f"one sample of {self.row_bytes} bytes, expected at most {2**30}")
+        if self.image is not None:
+            _check_fills(self.image, self.shape)
+        return self
+
+
+class Calibration(_Frozen):
+    """What the member did on rows that took no part in its training; written by the tools, never by hand."""
+
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    n: Positive
+
+
+class RunOn(_Frozen):
+    """Where a member runs."""
+
+    backend: Literal["onnxruntime"] = "onnxruntime"
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda:\d{1,3})$")] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+class MemberSpec(_Frozen):
+    """One trained classifier."""
+
+    name: Name
+    model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    emits: Literal["probabilities", "logits"]
+    weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
+    calibration: Calibration | None = None
+    run_on: RunOn = RunOn()
+
+
+class VoteSpec(_Frozen):
+    """How votes become an answer. `quorum` is the fewest votes with which one may be given."""
+
+    rule: Annotated[Rule, Field(strict=False)] = Rule.PROBABILITY_AVERAGE
+    tie_break: Annotated[TieBreak, Field(strict=False)] = TieBreak.PROBABILITY
+    temperature: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    quorum: Positive = 1
+
+
+class Policies(_Frozen):
+    """How much of the ensemble a request runs when it does not say: `full`, or `member:NAME`."""
+
+    default: str = "full"
+
+
+class Limits(_Frozen):
+    """Sizes and times beyond which the ensemble refuses."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=65536)] = 64
+    max_queue_size: Annotated[int, Field(ge=1, le=10**7)] = 1024
+    timeout_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 1000
+
+
+class EnsembleSpec(_Frozen):
+    """One `ensemble.yaml`: members, labels, input, voting rule and policies under one name and version."""
+
+    name: Name
+    version: Annotated[int, Field(ge=1, le=2**31)] = 1
+    labels: tuple[Annotated[str, StringConstraints(min_length=1, max_length=1024)], ...]
+    input: InputSpec
+    members: tuple[MemberSpec, ...]
+    vote: VoteSpec = VoteSpec()
+    policies: Policies = Policies()
+    limits: Limits = Limits()
+
+    MEMBER_PREFIX: ClassVar[str] = "member:"
+
+    @field_validator("labels", "members", mode="before")
+    @classmethod
+    def _sequence(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EnsembleSpec":
+        names = [member.name for member in self.members]
+        _distinct("labels", self.labels)
+        _distinct("members", names)
+        if len(self.labels) < 2:
+            raise ValueError(f"labels: found {len(self.labels)}, expected at least 2")
+        if not names:
+            raise ValueError("members: found none, expected at least 1")
+        if self.vote.quorum > len(names):
+            raise ValueError(
+                f"vote.quorum: found {self.vote.quorum}, expected at most {len(names)}, the number of members"
+            )
+        if self.policies.default not in self.policy_names:
+            raise ValueError(
+                f"policies.default: found {self.policies.default!r}, expected one of {', '.join(self.policy_names)}"
+            )
+        return self
+
+    @property
+    def policy_names(self) -> tuple[str, ...]:
+        return ("full", *(self.MEMBER_PREFIX + member.name for member in self.members))
+
+    @property
+    def ballot(self) -> Ballot:
+        """How a table of all members' votes is counted."""
+        weights = np.array([member.weight for member in self.members], dtype=np.float64)
+        return Ballot(self.vote.rule, weights, self._priority, self.vote.tie_break, self.vote.temperature)
+
+    @property
+    def _priority(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The best validated member first; members without calibration last; equals in the order of the manifest."""
+        accuracy = [member.calibration.accuracy if member.calibration else -1.0 for member in self.members]
+        return np.argsort(-np.array(accuracy), kind="stable").astype(np.int64)
+
+
+def _distinct(key: str, values: tuple[str, ...] | list[str]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{key}: found {value!r} twice, expected distinct names")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML without aliases (a few lines of them can grow into gigabytes) and without keys given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise SpecError(f"line {line}: found an alias, expected plain YAML")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise SpecError(f"line {node.start_mark.line + 1}: found key {str(key)!r} twice, expected it once")
+        return super().construct_mapping(node, deep)
+
+
+def parse(text: str) -> EnsembleSpec:
+    """Read the text of an `ensemble.yaml`. Raises SpecError, one line that names the key, what was found and expected."""
+    try:
+        content = yaml.load(text, Loader=_PlainLoader)  # noqa: S506  a SafeLoader, stricter
+    except yaml.YAMLError as error:
+        raise SpecError(f"expected YAML, found {_one_line(str(error))}") from None
+    except RecursionError:
+        raise SpecError("expected a manifest, found YAML that nests too deep") from None
+    if not isinstance(content, dict):
+        raise SpecError(f"expected a mapping, found {type(content).__name__}")
+    return from_mapping(content)
+
+
+def from_mapping(content: Mapping[str, Any]) -> EnsembleSpec:
+    """The same from a mapping. Raises SpecError."""
+    try:
+        return EnsembleSpec.model_validate(dict(content))
+    except ValidationError as error:
+        raise SpecError(_first_fault(error)) from None
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    key = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, fault["loc"])))
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key"
+    if kind == "missing":
+        return f"{key}: missing"
+    if kind == "value_error":
+        text = str(fault["ctx"]["error"])
+        return f"{key}: {text}" if key else text
+    expected = fault["msg"].removeprefix("Input should be ").removeprefix("String should ").replace("String should", "")
+    return f"{key}: found {_one_line(repr(fault['input']))}, expected {expected}"
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,1 @@
+"""Recipes that train members. The only place besides `export.py` that imports torch or scikit-learn."""

@@ -1,0 +1,1 @@
+"""The wire types of Scrutin, generated from `ensemble.proto` by `make proto`."""

@@ -1,0 +1,1 @@
+"""The aggregator: takes requests, runs members, votes, answers. Imports the core of `ensembles`, never the other way."""

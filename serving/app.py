@@ -1,0 +1,208 @@
+"""The composition root: builds every part, starts, tells when it is ready, drains, stops. The one place that knows them all."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
+from tritonclient.grpc import service_pb2_grpc
+
+from ensembles import repository
+from scrutin.v1 import ensemble_pb2_grpc
+from serving import catalog
+from serving.aggregator import Aggregator
+from serving.batcher import Books
+from serving.catalog import Catalog, LoadMember
+from serving.ledger import Ledger
+from serving.settings import Settings, from_environment
+from serving.statistics import Statistics
+from serving.telemetry import Telemetry
+from serving.wire.asgi import Application
+from serving.wire.exchange import Serving
+from serving.wire.grpc import Methods
+from serving.wire.oip import InferenceServicer
+from serving.wire.predict import EnsembleServicer
+
+log = logging.getLogger("serving")
+
+SERVICES = (
+    "inference.GRPCInferenceService",
+    "scrutin.v1.EnsembleService",
+    health.SERVICE_NAME,
+    reflection.SERVICE_NAME,
+)
+FLUSH_SECONDS = 0.2
+"""From the last answer to the end of the process: what was handed to the door still has to leave it."""
+
+
+class Server:
+    """One process. `load_member` makes a member from its manifest entry and its bytes."""
+
+    def __init__(self, settings: Settings, load_member: LoadMember | None = None) -> None:
+        """Raises RepositoryError, or ValueError when two ensembles have one name."""
+        self.settings = settings
+        self.catalog = Catalog.of(repository.read(path) for path in settings.repositories)
+        self.draining = False
+        ledger = Ledger(settings.price_per_hour)
+        self.books = Books(ledger, Telemetry(ledger), Statistics())
+        self.aggregator = Aggregator(self.books.telemetry)
+        self.serving = Serving(self.catalog, self.aggregator, self.books.telemetry, self.books.statistics)
+        self.health = health.aio.HealthServicer()
+        self._cores = _cores()
+        self._executor = ThreadPoolExecutor(self._cores, thread_name_prefix="member")
+        self._load_member = load_member or catalog.onnx_loader(self._executor)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.application = Application(
+            self.serving, self._methods(), lambda: self.ready, self.start, settings.metrics_port
+        )
+        _watch(self.books.telemetry, self.catalog, self.aggregator)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every ensemble takes requests."""
+        return self.catalog.ready and not self.draining
+
+    def _methods(self) -> Methods:
+        methods = Methods()
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            InferenceServicer(self.serving, lambda: self.ready), methods
+        )
+        ensemble_pb2_grpc.add_EnsembleServiceServicer_to_server(EnsembleServicer(self.serving), methods)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, methods)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(SERVICES), methods)
+        return methods
+
+    async def start(self) -> None:
+        """Return at once; load in the background, so that liveness answers meanwhile."""
+        await self._tell_health()
+        self._spawn(self._load())
+        _on_termination(lambda: self._spawn(self._stop()))
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _load(self) -> None:
+        for live in self.catalog.ensembles.values():
+            executors = max(1, self._cores // len(live.spec.members))
+            await catalog.load(live, self._load_member, self.books, executors)
+        await self._tell_health()
+        if self.ready:
+            self._announce()
+
+    async def _tell_health(self) -> None:
+        """grpc.health.v1: the empty service is the server, the others are the ensembles."""
+        status = health_pb2.HealthCheckResponse
+        await self.health.set("", status.SERVING if self.ready else status.NOT_SERVING)
+        for live in self.catalog.ensembles.values():
+            serving = live.ready and not self.draining
+            await self.health.set(live.name, status.SERVING if serving else status.NOT_SERVING)
+
+    def _announce(self) -> None:
+        settings = self.settings
+        for live in self.catalog.ensembles.values():
+            members = ", ".join(f"{member.name} on {member.device}" for member in live.members)
+            print(f"scrutin {version('scrutin')} serves {live.name} {live.version} ({live.spec.vote.rule}): {members}")
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        print(f"grpc     grpc://{host}:{settings.grpc_port}")
+        print(f"http     http://{host}:{settings.http_port}")
+        print(f"metrics  http://{host}:{settings.metrics_port}/metrics")
+        sys.stdout.flush()
+
+    async def _stop(self) -> None:
+        """Readiness goes first, then new requests, then the process, once what was admitted is answered."""
+        if self.draining:
+            return
+        self.draining = True
+        await self._tell_health()
+        log.info("draining: %d requests under way", len(self.application.calls))
+        await asyncio.sleep(self.settings.drain_delay_seconds)
+        for live in self.catalog.ensembles.values():
+            live.close("draining")
+        deadline = time.perf_counter() + self.settings.drain_timeout_seconds
+        while self.aggregator.busy and time.perf_counter() < deadline:  # noqa: ASYNC110  once in a life
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(FLUSH_SECONDS)
+        log.info("stopped: %d requests unanswered", sum(self.aggregator.in_flight.values()))
+        sys.stdout.flush()
+        _terminate()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _on_termination(act: Callable[[], None]) -> None:
+    """Call `act` on this loop at the first SIGTERM or SIGINT, which every thread of the process has blocked (see `door.py`)."""
+    loop = asyncio.get_running_loop()
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        loop.call_soon_threadsafe(act)
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+
+
+def _terminate() -> None:
+    """Let the door end the process: on a thread that takes the signal, since all others block it."""
+
+    def end() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        time.sleep(60)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
+
+
+def _watch(telemetry: Telemetry, served: Catalog, aggregator: Aggregator) -> None:
+    """The series that are read when they are asked for."""
+    lives = served.ensembles.values()
+    telemetry.watch(
+        "ensemble_queued_rows",
+        "Rows that wait",
+        lambda: [({"ensemble": live.name}, live.batcher.queue.rows if live.batcher else 0) for live in lives],
+    )
+    telemetry.watch(
+        "ensemble_in_flight_requests",
+        "Requests under way",
+        lambda: [({"ensemble": live.name}, aggregator.in_flight.get(live.name, 0)) for live in lives],
+    )
+    telemetry.watch("ensemble_info", "What is served", lambda: [(_info(live), 1) for live in lives])
+    telemetry.watch("ensemble_member_info", "What it is served with", lambda: _member_infos(lives))
+
+
+def _info(live: catalog.Live) -> dict[str, str]:
+    return {"ensemble": live.name, "version": live.version, "digest": live.digest, "rule": live.spec.vote.rule.value}
+
+
+def _member_infos(lives: Iterable[catalog.Live]) -> list[tuple[dict[str, str], float]]:
+    return [
+        (
+            {
+                "ensemble": live.name,
+                "member": member.name,
+                "backend": spec.run_on.backend,
+                "device": member.device,
+                "provider": member.provider,
+            },
+            1,
+        )
+        for live in lives
+        for spec, member in zip(live.spec.members, live.members, strict=False)
+    ]
+
+
+def create() -> Application:
+    """The application of a process that `serving run` has become."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    return Server(from_environment()).application

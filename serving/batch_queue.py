@@ -1,0 +1,85 @@
+"""What waits, and what runs next. Pure: entries and a time go in, decisions come out; no clock, no event loop, no I/O."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+
+class Entry(Protocol):
+    """One waiting request. `deadline` and `arrived` are instants of one monotonic clock, in seconds."""
+
+    rows: NDArray[Any]
+    policy: str
+    arrived: float
+    deadline: float
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+
+
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Generic[E]):
+    """What runs now, all of one policy, and what can no longer be answered in time."""
+
+    batch: list[E]
+    expired: list[E]
+
+
+class BatchQueue(Generic[E]):
+    """First come, first served. A batch is the oldest request and the next ones of its policy, as far as they fit."""
+
+    def __init__(self, max_batch_size: int, max_queue_size: int) -> None:
+        """`max_batch_size`: rows of a batch. `max_queue_size`: rows that may wait."""
+        self._max_batch_size = max_batch_size
+        self._max_queue_size = max_queue_size
+        self._waiting: deque[E] = deque()
+        self.rows = 0
+
+    def fits(self, rows: int) -> bool:
+        """Whether so many more rows may wait."""
+        return self.rows + rows <= self._max_queue_size
+
+    def push(self, entry: E) -> None:
+        self._waiting.append(entry)
+        self.rows += len(entry.rows)
+
+    def take(self, now: float) -> Taken[E]:
+        """The next batch at the instant `now`; those who have gone or expired leave before they cost anything."""
+        batch: list[E] = []
+        expired: list[E] = []
+        kept: deque[E] = deque()
+        room = self._max_batch_size
+        while self._waiting and room:
+            entry = self._waiting.popleft()
+            if entry.gone:
+                self.rows -= len(entry.rows)
+            elif entry.deadline <= now:
+                self.rows -= len(entry.rows)
+                expired.append(entry)
+            elif batch and entry.policy != batch[0].policy:
+                kept.append(entry)
+            elif len(entry.rows) <= room:
+                self.rows -= len(entry.rows)
+                room -= len(entry.rows)
+                batch.append(entry)
+            else:
+                kept.append(entry)
+                break
+        self._waiting.extendleft(reversed(kept))
+        return Taken(batch, expired)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[E]:
+        return iter(self._waiting)
+
+    def __repr__(self) -> str:
+        return f"<BatchQueue {len(self._waiting)} requests, {self.rows} rows>"

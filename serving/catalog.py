@@ -1,0 +1,148 @@
+"""What is served: repositories become live ensembles, and the names by which requests find them."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from ensembles.members import Member, MemberError
+from ensembles.repository import Repository, RepositoryError
+from ensembles.spec import EnsembleSpec, MemberSpec
+from serving.batcher import Batcher, Books
+from serving.errors import NotReady, Unknown
+from serving.sanity import SanityError, replay
+
+log = logging.getLogger(__name__)
+
+LoadMember = Callable[[MemberSpec, bytes], Member]
+
+
+@dataclass(slots=True)
+class Live:
+    """One ensemble with its members loaded. `reason` says why it is not ready."""
+
+    repository: Repository
+    members: Sequence[Member] = ()
+    batcher: Batcher | None = None
+    reason: str = "loading"
+
+    @property
+    def spec(self) -> EnsembleSpec:
+        return self.repository.spec
+
+    @property
+    def name(self) -> str:
+        return self.repository.spec.name
+
+    @property
+    def version(self) -> str:
+        return str(self.repository.spec.version)
+
+    @property
+    def digest(self) -> str:
+        return self.repository.digest
+
+    @property
+    def ready(self) -> bool:
+        return self.batcher is not None
+
+    def serving(self) -> Batcher:
+        """Raises NotReady."""
+        if self.batcher is None:
+            raise NotReady(f"{self.name} is not ready: {self.reason}")
+        return self.batcher
+
+    def close(self, reason: str) -> None:
+        """Take no more requests; what is in the queue is still answered."""
+        self.batcher, self.reason = None, reason
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A name that requests use: an ensemble, or one of its members as a policy of it."""
+
+    name: str
+    live: Live
+    policy: str | None = None
+
+
+@dataclass(slots=True)
+class Catalog:
+    """All ensembles by name, and all models (`digits`, `digits.mlp`) by theirs."""
+
+    ensembles: dict[str, Live] = field(default_factory=dict)
+    models: dict[str, Model] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, repositories: Iterable[Repository]) -> "Catalog":
+        """Raises ValueError when two would be served under one name."""
+        catalog = cls()
+        for repository in repositories:
+            live = Live(repository)
+            spec = live.spec
+            catalog.ensembles[spec.name] = live
+            catalog._add(Model(spec.name, live))
+            for member in spec.members:
+                catalog._add(Model(f"{spec.name}.{member.name}", live, spec.MEMBER_PREFIX + member.name))
+        return catalog
+
+    def _add(self, model: Model) -> None:
+        if model.name in self.models:
+            raise ValueError(f"found two models named {model.name!r}, expected distinct names")
+        self.models[model.name] = model
+
+    def find(self, name: str, version: str = "") -> Model:
+        """The model of this name and version, "" being the one that is served. Raises Unknown."""
+        model = self.models.get(name)
+        if model is None:
+            raise Unknown(f"unknown model {name[:64]!r}, expected one of {', '.join(self.models)}")
+        if version not in ("", model.live.version):
+            raise Unknown(f"unknown version {version[:20]!r} of {name}, expected {model.live.version}")
+        return model
+
+    @property
+    def ready(self) -> bool:
+        return all(live.ready for live in self.ensembles.values())
+
+
+async def load(live: Live, load_member: LoadMember, books: Books, executors: int) -> None:
+    """Load the members, replay the samples, and let traffic in; a fault is kept as the reason and logged as one line."""
+    try:
+        members = await loaded(live.repository, load_member)
+    except (SanityError, RepositoryError) as error:
+        live.reason = str(error)
+        log.error("not ready: %s", error)  # noqa: TRY400  one line; the fault is the repository's, not ours
+        return
+    live.members = members
+    live.batcher = Batcher(live.spec, members, books, executors)
+
+
+async def loaded(repository: Repository, load_member: LoadMember) -> Sequence[Member]:
+    """The members, their samples replayed. Raises SanityError or RepositoryError, and then leaves none loaded."""
+    members: list[Member] = []
+    try:
+        members.extend(_member(repository, spec, load_member) for spec in repository.spec.members)
+        await replay(repository, members)
+    except BaseException:
+        for member in members:
+            member.close()
+        raise
+    return members
+
+
+def _member(repository: Repository, spec: MemberSpec, load_member: LoadMember) -> Member:
+    try:
+        return load_member(spec, repository.model(spec))
+    except MemberError as error:
+        raise SanityError(f"{repository.spec.name}: member {spec.name}: {error}") from None
+
+
+def onnx_loader(executor: Executor) -> LoadMember:
+    """Members on ONNX Runtime in this process, whose longer runs go to `executor`."""
+
+    def load_member(spec: MemberSpec, content: bytes) -> Member:
+        from ensembles.members.onnx import OnnxMember  # without ONNX Runtime this raises, and says what to install
+
+        return OnnxMember(spec, content, executor)
+
+    return load_member

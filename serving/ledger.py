@@ -1,0 +1,109 @@
+"""Who used the devices, and what it cost.
+
+A device's time goes to the runs that occupy it, in equal shares while several do, and is idle while none does. So what is
+attributed and what is idle add up to the time that passed: nothing is counted twice and nothing is lost.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+Clock = Callable[[], float]
+SECONDS_PER_HOUR = 3600.0
+
+
+class Device:
+    """The books of one device. Members run on threads, so entries are serialised by a lock."""
+
+    def __init__(self, name: str, clock: Clock = time.perf_counter) -> None:
+        self.name = name
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._occupants: list[Occupation] = []
+        self._until = clock()
+        self._idle = 0.0
+
+    def occupation(self) -> "Occupation":
+        """One run's hold on the device, to be entered as a context manager."""
+        return Occupation(self)
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long nothing has run on it so far."""
+        with self._lock:
+            self._settle(self._clock())
+            return self._idle
+
+    def enter(self, occupant: "Occupation") -> None:
+        with self._lock:
+            occupant.started = now = self._clock()
+            self._settle(now)
+            self._occupants.append(occupant)
+
+    def leave(self, occupant: "Occupation") -> None:
+        with self._lock:
+            occupant.ended = now = self._clock()
+            self._settle(now)
+            self._occupants.remove(occupant)
+
+    def _settle(self, now: float) -> None:
+        """Share out the time since the last entry among those who were there."""
+        passed, self._until = now - self._until, now
+        if not self._occupants:
+            self._idle += passed
+            return
+        for occupant in self._occupants:
+            occupant.device_seconds += passed / len(self._occupants)
+
+
+class Occupation:
+    """One run on a device. `seconds`: how long it took; `device_seconds`: its share of the device's time."""
+
+    __slots__ = ("_device", "device_seconds", "ended", "started")
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self.started = 0.0
+        self.ended = 0.0
+        self.device_seconds = 0.0
+
+    @property
+    def device(self) -> str:
+        return self._device.name
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.started
+
+    def __enter__(self) -> Self:
+        self._device.enter(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._device.leave(self)
+
+
+class Ledger:
+    """The devices of this process and the price of their time."""
+
+    def __init__(self, price_per_hour: float, clock: Clock = time.perf_counter) -> None:
+        self.price_per_second = price_per_hour / SECONDS_PER_HOUR
+        self._clock = clock
+        self._devices: dict[str, Device] = {}
+
+    def device(self, name: str) -> Device:
+        """The books of a device; opened at the first mention."""
+        if name not in self._devices:
+            self._devices[name] = Device(name, self._clock)
+        return self._devices[name]
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        return tuple(self._devices.values())
+
+    def cost_usd(self, device_seconds: float) -> float:
+        return device_seconds * self.price_per_second

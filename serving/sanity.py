@@ -1,0 +1,94 @@
+"""Is the ensemble what its manifest says? Replays `samples.npz` through every member and the vote before any traffic.
+
+A member may be wrong on a row; that is what the others are for. What no honest member does is fall far short of the accuracy
+that its calibration found, or of the mean of all members once they vote: that is another class list, another preprocessing,
+or another file. Replaying also warms every member up and teaches it its own timing.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+
+import numpy as np
+
+from ensembles.members import Member, MemberError, Rows
+from ensembles.repository import Repository
+from ensembles.spec import EnsembleSpec, MemberSpec
+from ensembles.tally import BadVote, Tally
+
+DEVIATIONS = 5.0
+"""How many standard errors below what was promised is no accident: one in three million replays by chance."""
+
+ROWS = 4096
+"""Rows replayed at the most: enough to see a point of accuracy, and a second of work for small members."""
+
+Progress = Callable[[int], None]
+
+
+class SanityError(RuntimeError):
+    """The ensemble is not fit for traffic. One line: which member, and how."""
+
+
+async def replay(repository: Repository, members: Sequence[Member], progress: Progress = lambda rows: None) -> None:
+    """Raises SanityError at the first fault. `progress` is told the rows of each batch that passed."""
+    spec = repository.spec
+    x, y = repository.samples()
+    x, y = x[:ROWS], y[:ROWS]
+    right = np.zeros((len(members) + 1, len(y)), np.bool_)
+    for start, rows in _batches(x, spec.limits.max_batch_size):
+        span = slice(start, start + len(rows))
+        right[:, span] = await _right(spec, members, rows, y[span])
+        progress(len(rows))
+    for member, row in zip(spec.members, right[:-1], strict=True):
+        _check_member(spec, member, row)
+    _check_vote(spec, right)
+
+
+def _batches(x: Rows, size: int) -> Iterator[tuple[int, Rows]]:
+    """All rows in full batches; and first single rows and small batches, since every size has its own timing."""
+    for rows in (1, 1, 2, 4, 8):
+        yield 0, x[: min(rows, size)]
+    for start in range(0, len(x), size):
+        yield start, x[start : start + size]
+
+
+async def _right(spec: EnsembleSpec, members: Sequence[Member], rows: Rows, labels: Rows) -> Rows:
+    """Which answers are right, [M + 1, n]; the last row is the vote's."""
+    tally = Tally(spec.ballot, len(rows), len(spec.labels))
+    for index, member in enumerate(members):
+        try:
+            tally.enter(index, await member.run(rows, nullcontext()))
+        except (MemberError, BadVote) as error:
+            raise SanityError(f"{spec.name}: member {member.name}: {error}") from None
+        await asyncio.sleep(0)
+    result = tally.answer()
+    return np.vstack([labels == result.votes.T, result.label_index == labels])
+
+
+def _check_member(spec: EnsembleSpec, member: MemberSpec, right: Rows) -> None:
+    found = float(right.mean())
+    promised, n = 1 / len(spec.labels), float("inf")
+    basis = f"better than chance, {promised:.1%}"
+    if member.calibration:
+        promised, n = member.calibration.accuracy, member.calibration.n
+        basis = f"about its calibration's {promised:.1%} of {n}"
+    spread = _standard_error(promised, 1 / len(right) + 1 / n)
+    if found < promised - DEVIATIONS * spread:
+        raise SanityError(
+            f"{spec.name}: member {member.name}: wrong labels: right on {found:.1%} of {len(right)} samples, expected {basis}"
+        )
+
+
+def _check_vote(spec: EnsembleSpec, right: Rows) -> None:
+    found, mean = float(right[-1].mean()), float(right[:-1].mean())
+    if found < mean - DEVIATIONS * _standard_error(mean, 1 / right.shape[1]):
+        raise SanityError(
+            f"{spec.name}: the vote ({spec.vote.rule}): wrong labels: right on {found:.1%} of {right.shape[1]} samples, "
+            f"expected no less than the mean of its members, {mean:.1%}"
+        )
+
+
+def _standard_error(accuracy: float, inverse_n: float) -> float:
+    """Of a share, or of the difference of two shares; kept off zero, where the normal approximation claims certainty."""
+    accuracy = min(max(accuracy, 0.01), 0.99)
+    return float(np.sqrt(accuracy * (1 - accuracy) * inverse_n))

@@ -1,0 +1,107 @@
+"""The counts behind the statistics extension of the Open Inference Protocol: per model, cumulative, in nanoseconds."""
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.records import Counted, Outcome
+
+NANOSECONDS = 1e9
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often, and for how long in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, seconds: float, times: int = 1) -> None:
+        self.count += times
+        self.ns += int(seconds * NANOSECONDS)
+
+    def as_message(self) -> dict[str, int]:
+        return {"count": self.count, "ns": self.ns}
+
+
+@dataclass(slots=True)
+class ModelStatistics:
+    """One model's. `requests` counts requests, `batches` runs by their rows."""
+
+    last_inference_ms: int = 0
+    rows: int = 0
+    runs: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute: Duration = field(default_factory=Duration)
+    batches: dict[int, Duration] = field(default_factory=lambda: defaultdict(Duration))
+
+    def ran(self, rows: int, seconds: float) -> None:
+        self.runs += 1
+        self.rows += rows
+        self.batches[rows].add(seconds)
+        self.last_inference_ms = time.time_ns() // 1_000_000  # an instant that clients compare with their calendar
+
+    def as_message(self) -> dict[str, Any]:
+        """The fields of the protocol's ModelStatistics; all durations are there, since clients read them unchecked."""
+        compute, nothing = self.compute.as_message(), Duration(self.success.count).as_message()
+        return {
+            "last_inference": self.last_inference_ms,
+            "inference_count": self.rows,
+            "execution_count": self.runs,
+            "inference_stats": {
+                "success": self.success.as_message(),
+                "fail": self.fail.as_message(),
+                "queue": self.queue.as_message(),
+                "compute_input": nothing,
+                "compute_infer": compute,
+                "compute_output": nothing,
+                "cache_hit": Duration().as_message(),
+                "cache_miss": Duration().as_message(),
+            },
+            "batch_stats": [
+                {
+                    "batch_size": rows,
+                    "compute_input": Duration(duration.count).as_message(),
+                    "compute_infer": duration.as_message(),
+                    "compute_output": Duration(duration.count).as_message(),
+                }
+                for rows, duration in sorted(self.batches.items())
+            ],
+        }
+
+
+class Statistics:
+    """All models'. An ensemble's queue is counted once a request, also where the wait was nil."""
+
+    def __init__(self) -> None:
+        self._models: defaultdict[str, ModelStatistics] = defaultdict(ModelStatistics)
+
+    def of(self, model: str) -> ModelStatistics:
+        return self._models[model]
+
+    def answered(self, model: str, queue_seconds: float, compute_seconds: float, total_seconds: float) -> None:
+        """Count a request to `model` that was answered."""
+        statistics = self._models[model]
+        statistics.queue.add(queue_seconds)
+        statistics.compute.add(compute_seconds)
+        statistics.success.add(total_seconds)
+
+    def failed(self, model: str, seconds: float) -> None:
+        """Count a request to `model` that was not."""
+        self._models[model].fail.add(seconds)
+
+    def batch(self, counted: Counted, requests: int) -> None:
+        """Count a batch: for the ensemble, unless one member was asked alone, and for each member that ran."""
+        if counted.policy == "full":
+            self._models[counted.ensemble].ran(counted.rows, counted.compute_seconds)
+        for run in counted.runs:
+            if run.outcome is Outcome.OK:
+                member = self._models[f"{counted.ensemble}.{run.member}"]
+                member.ran(counted.rows, run.seconds)
+                if counted.policy == "full":
+                    member.queue.add(0.0, requests)
+                    member.compute.add(run.seconds * requests, requests)
+                    member.success.add(run.seconds * requests, requests)

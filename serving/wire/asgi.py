@@ -1,0 +1,131 @@
+"""The one ASGI application: which request goes to which protocol, how many are under way, and whose caller has left."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from serving.wire import http
+from serving.wire.exchange import Serving
+from serving.wire.grpc import GrpcCall, Methods, Receive, Send
+
+LOOK_SECONDS = 0.025
+"""How often those who have waited that long are asked whether they are still there.
+
+ASGI has no call for it: one has to read, which wakes three threads. So quick answers never pay for it, and a caller who leaves
+can cost at most the work that begins within this time.
+"""
+
+LOOK_AT_MOST = 64
+"""Of the oldest, which are the next to run."""
+
+
+class Call:
+    """One request under way."""
+
+    __slots__ = ("arrived", "asked", "complete", "receive", "task")
+
+    def __init__(self, receive: Receive) -> None:
+        self.arrived = time.perf_counter()
+        self.receive = receive
+        self.complete = False  # the request was read whole, so that reading on tells only whether the caller has left
+        self.asked = False
+        self.task = asyncio.current_task()
+
+    def read_whole(self) -> None:
+        self.complete = True
+
+
+class Application:
+    """ASGI 3. `lifespan`: what to do at start-up and at the end; `ready`: whether the server takes requests."""
+
+    def __init__(
+        self, serving: Serving, methods: Methods, ready: Callable[[], bool], lifespan: Callable[[], Awaitable[None]],
+        metrics_port: int,
+    ) -> None:  # fmt: skip
+        self._serving = serving
+        self._methods = methods
+        self._ready = ready
+        self._lifespan = lifespan
+        self._metrics_port = metrics_port
+        self._looking = False
+        self.calls: dict[int, Call] = {}
+        self._next = 0
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["server"][1] == self._metrics_port:
+            await self._metrics(scope, send)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self._lifespan()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _serve(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        call = Call(receive)
+        self._next = number = self._next + 1
+        self.calls[number] = call
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+        try:
+            if _is_grpc(scope["headers"]):
+                rpc = GrpcCall(receive, send, self._serving.max_request_bytes)
+                await rpc.serve(self._methods, scope["path"], scope["headers"], call.read_whole)
+            else:
+                headers = dict(scope["headers"])
+                request = http.HttpCall(headers, self._serving, self._ready, receive, call.read_whole)
+                await http.serve(scope, request, send)
+        except asyncio.CancelledError:
+            pass  # the caller has left, see below; nobody is there to be answered
+        except OSError:
+            pass  # the connection closed while the answer went out
+        finally:
+            del self.calls[number]
+
+    def _look(self) -> None:
+        """Ask the oldest calls whether their callers are still there; those who have left are cancelled."""
+        self._looking = bool(self.calls)
+        if not self._looking:
+            return
+        loop = asyncio.get_running_loop()
+        loop.call_later(LOOK_SECONDS, self._look)
+        since = time.perf_counter() - LOOK_SECONDS
+        for _, call in zip(range(LOOK_AT_MOST), self.calls.values(), strict=False):
+            if call.arrived > since:
+                break
+            if call.complete and not call.asked:
+                call.asked = True
+                asyncio.ensure_future(call.receive()).add_done_callback(partial(_heard, call))
+
+    async def _metrics(self, scope: Mapping[str, Any], send: Send) -> None:
+        found = scope["path"] == "/metrics" and scope["method"] == "GET"
+        body = self._serving.telemetry.exposition() if found else b'{"error":"unknown path, expected GET /metrics"}'
+        content_type = CONTENT_TYPE_LATEST.encode() if found else http.JSON
+        headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _heard(call: Call, event: "asyncio.Future[Mapping[str, Any]]") -> None:
+    call.asked = False
+    if not event.cancelled() and event.exception() is None and event.result()["type"] == "http.disconnect":
+        task = call.task
+        if task is not None:
+            task.cancel()
+
+
+def _is_grpc(headers: list[tuple[bytes, bytes]]) -> bool:
+    for name, value in headers:
+        if name == b"content-type":
+            return value.startswith(b"application/grpc")
+    return False

@@ -1,0 +1,187 @@
+"""Tensors and images to rows, rows to tensors. Sizes are compared before an array is made; rows are views where they can be."""
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from ensembles.spec import DTYPES, ImageSpec, InputSpec
+from serving.errors import InvalidRequest, TooLarge
+
+MAX_PIXELS = 50_000_000
+"""Of an uploaded picture: a camera's, and a fifth of a second to decode. Read from its header before anything is decoded."""
+
+WINDOW_BITS = {"gzip": 31, "deflate": 15}
+
+
+def rows_from_bytes(given: InputSpec, datatype: str, shape: Sequence[int], data: bytes) -> NDArray[Any]:
+    """Rows [n, *shape] as a view on little-endian, row-major bytes. Raises InvalidRequest."""
+    check_signature(given, datatype, shape)
+    expected = shape[0] * given.row_bytes
+    if len(data) != expected:
+        raise InvalidRequest(
+            f"input {given.name!r}: found {len(data)} bytes, expected {expected} for {datatype} {list(shape)}"
+        )
+    if datatype == "BOOL" and data.strip(b"\0\1"):
+        raise InvalidRequest(f"input {given.name!r}: found bytes other than 0 and 1, expected BOOL")
+    return np.frombuffer(data, given.dtype.newbyteorder("<")).reshape(shape)
+
+
+def rows_from_values(given: InputSpec, datatype: str, shape: Sequence[int], values: Sequence[Any]) -> NDArray[Any]:
+    """Rows [n, *shape] from flat numbers. Raises InvalidRequest."""
+    check_signature(given, datatype, shape)
+    expected = shape[0] * given.row_bytes // given.dtype.itemsize
+    if len(values) != expected:
+        raise InvalidRequest(
+            f"input {given.name!r}: found {len(values)} values, expected {expected} for {datatype} {list(shape)}"
+        )
+    return _converted(given, values).reshape(shape)
+
+
+def rows_from_nested(given: InputSpec, instances: Sequence[Any]) -> NDArray[Any]:
+    """Rows [n, *shape] from n nested lists, one a sample. Raises InvalidRequest."""
+    flat: list[Any] = []
+    for instance in instances:
+        _flatten(given, instance, given.shape, flat)
+    return _converted(given, flat).reshape(len(instances), *given.shape)
+
+
+def _flatten(given: InputSpec, value: Any, shape: Sequence[int], flat: list[Any]) -> None:
+    if not isinstance(value, list) or len(value) != shape[0]:
+        found = f"{len(value)} values" if isinstance(value, list) else type(value).__name__
+        expected = "nested lists of shape [" + ", ".join(map(str, given.shape)) + "]"
+        raise InvalidRequest(f"input {given.name!r}: found {found} where {shape[0]} belong, expected {expected}")
+    if len(shape) == 1:
+        flat.extend(value)
+    else:
+        for part in value:
+            _flatten(given, part, shape[1:], flat)
+
+
+def flattened(values: Any, limit: int) -> list[Any]:
+    """Flat numbers from a flat or nested list, of at most `limit`. Raises InvalidRequest."""
+    if not isinstance(values, list):
+        raise InvalidRequest(f"data: found {type(values).__name__}, expected a list")
+    flat: list[Any] = values
+    while flat and isinstance(flat[0], list):
+        if not all(isinstance(part, list) for part in flat) or sum(map(len, flat)) > limit:
+            raise InvalidRequest(
+                f"data: found lists of unlike depth or over {limit} values, expected row-major numbers"
+            )
+        flat = [value for part in flat for value in part]
+    return flat
+
+
+def _converted(given: InputSpec, values: Sequence[Any]) -> NDArray[Any]:
+    """Numbers to the input's dtype, refused where that would change them."""
+    try:
+        array = np.array(values)
+    except (ValueError, OverflowError):
+        array = np.array(0, dtype=object)
+    dtype = given.dtype
+    if array.dtype.kind not in "biuf" or (dtype.kind == "b") != (array.dtype.kind == "b"):
+        raise InvalidRequest(f"input {given.name!r}: found values that are no numbers of {given.datatype}")
+    if dtype.kind in "iu":
+        _check_integers(given, array)
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)
+
+
+def _check_integers(given: InputSpec, array: NDArray[Any]) -> None:
+    bounds = np.iinfo(given.dtype)
+    whole = array.dtype.kind != "f" or bool((np.isfinite(array) & (array == np.floor(array))).all())
+    if not whole or (array.size and (array.min() < bounds.min or array.max() > bounds.max)):
+        raise InvalidRequest(
+            f"input {given.name!r}: found values that are no {given.datatype}, "
+            f"expected whole numbers from {bounds.min} to {bounds.max}"
+        )
+
+
+def check_signature(given: InputSpec, datatype: str, shape: Sequence[int]) -> None:
+    """Whether datatype and shape are the input's. Raises InvalidRequest."""
+    if datatype != given.datatype or len(shape) != len(given.shape) + 1 or tuple(shape[1:]) != given.shape:
+        expected = ", ".join(map(str, ["rows", *given.shape]))
+        raise InvalidRequest(
+            f"input {given.name!r}: found {datatype[:16]} {_shown(shape)}, expected {given.datatype} [{expected}]"
+        )
+    if shape[0] < 1:
+        raise InvalidRequest(f"input {given.name!r}: found {shape[0]} rows, expected at least 1")
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return str(list(shape[:8])) if len(shape) <= 8 else f"{len(shape)} dimensions"
+
+
+def row_from_image(given: InputSpec, content: bytes) -> NDArray[Any]:
+    """One row [*shape] from a PNG or JPEG, by the manifest's `input.image`. Raises InvalidRequest or TooLarge."""
+    if given.image is None:
+        raise InvalidRequest(
+            f"found an image, expected numbers: the manifest does not say how an image becomes {given.name!r}"
+        )
+    picture = _picture(content)
+    image = given.image
+    resized = picture.convert(image.mode).resize((image.width, image.height), Image.Resampling.BOX)
+    return _scaled(np.asarray(resized, np.float32), image, given)
+
+
+def _picture(content: bytes) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        width, height = picture.size
+        if width * height > MAX_PIXELS:
+            raise TooLarge(f"found an image of {width}x{height} pixels, expected at most {MAX_PIXELS} in all")
+        picture.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error):
+        raise InvalidRequest("found no readable image, expected a PNG or JPEG") from None
+    except Image.DecompressionBombError:
+        raise TooLarge(f"found an image too large to decode, expected at most {MAX_PIXELS} pixels") from None
+    return picture
+
+
+def _scaled(pixels: NDArray[np.float32], image: ImageSpec, given: InputSpec) -> NDArray[Any]:
+    low, high = image.range
+    values = low + pixels / np.float32(255) * np.float32(high - low)
+    if given.dtype.kind in "iu":
+        values = np.rint(values)
+    if values.ndim == 3 and given.shape[0] == 3:
+        values = values.transpose(2, 0, 1)
+    return values.reshape(given.shape).astype(given.dtype)
+
+
+def bytes_tensor(texts: Sequence[str]) -> bytes:
+    """The raw form of a BYTES tensor: each element behind its length as 4 little-endian bytes."""
+    encoded = [text.encode() for text in texts]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)
+
+
+def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body behind its content encoding, of at most `limit` bytes. Raises InvalidRequest or TooLarge."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in WINDOW_BITS:
+        raise InvalidRequest(
+            f"found the encoding {encoding[:32]!r}, expected one of identity, {', '.join(WINDOW_BITS)}"
+        )
+    stream = zlib.decompressobj(WINDOW_BITS[encoding])
+    try:
+        content = stream.decompress(body, limit + 1)
+    except zlib.error:
+        raise InvalidRequest(f"found a broken body, expected {encoding}") from None
+    if len(content) > limit:
+        raise TooLarge(f"found a body of more than {limit} bytes after {encoding}")
+    if not stream.eof or stream.unused_data:
+        raise InvalidRequest(f"found a truncated body, expected {encoding}")
+    return content
+
+
+def compressed(body: bytes, encoding: str) -> bytes:
+    stream = zlib.compressobj(wbits=WINDOW_BITS[encoding])
+    return stream.compress(body) + stream.flush()
+
+
+TRITON_TYPES = {name: f"TYPE_{name}" for name in DTYPES} | {"BYTES": "TYPE_STRING"}

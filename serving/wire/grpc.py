@@ -1,0 +1,280 @@
+"""gRPC on ASGI: a message is five bytes (a flag, a length) and a protobuf; the status is a trailer; a deadline is a header.
+
+Servicers are grpcio's own kind, written against generated base classes, so that health and reflection are mounted unchanged.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import quote
+
+from google.protobuf.message import DecodeError, Message
+from grpc import RpcMethodHandler, StatusCode
+
+from serving.errors import DeadlinePassed, Fault, InvalidRequest, QueueFull, TooLarge, Unsupported
+from serving.wire.codec import decompressed
+from serving.wire.status import status
+
+log = logging.getLogger(__name__)
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Complete = Callable[[], None]
+
+CONTENT_TYPE = (b"content-type", b"application/grpc")
+START = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
+FINISHED = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+PREFIX = 5
+UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
+
+
+class Gone(Exception):
+    """The caller has left; nobody reads an answer."""
+
+
+class Aborted(Exception):
+    """A servicer ended its call with a status of its own."""
+
+    def __init__(self, code: StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.code = code
+
+
+class Context:
+    """What a servicer is told of its call: the part of `grpc.aio.ServicerContext` that servicers here use."""
+
+    def __init__(self, timeout: float | None, write: Callable[[Message], Awaitable[None]]) -> None:
+        self._until = None if timeout is None else time.perf_counter() + timeout
+        self.write = write
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline; None without one."""
+        return None if self._until is None else self._until - time.perf_counter()
+
+    async def abort(self, code: StatusCode, details: str = "") -> None:
+        raise Aborted(code, details)
+
+
+class Methods:
+    """All RPCs by path. To the generated `add_…Servicer_to_server` functions it is a server to add to."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, RpcMethodHandler] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[object]) -> None:
+        """The old way of adding; the generated functions use both."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, RpcMethodHandler]) -> None:
+        for name, handler in handlers.items():
+            self._handlers[f"/{service}/{name}"] = handler
+
+    def find(self, path: str) -> RpcMethodHandler:
+        """Raises Unsupported."""
+        handler = self._handlers.get(path)
+        if handler is None:
+            raise Unsupported(f"unknown method {path[:128]}")
+        return handler
+
+
+class Outbox:
+    """What goes out on a stream. Messages that are ready at once leave as one piece, since each piece costs a thread's wake-up."""
+
+    MOST_BYTES = 1 << 20
+
+    def __init__(self, write: Callable[[bytes], Awaitable[None]]) -> None:
+        self._write = write
+        self._frames: list[bytes] = []
+        self._bytes = 0
+        self._flush: asyncio.Task[None] | None = None
+
+    async def put(self, frame: bytes) -> None:
+        """Returns at once, unless the caller reads so slowly that a megabyte is waiting for it."""
+        self._frames.append(frame)
+        self._bytes += len(frame)
+        if self._flush is None or self._flush.done():
+            self._flush = asyncio.get_running_loop().create_task(self._flushed())
+        if self._bytes > self.MOST_BYTES:
+            await self._flush
+
+    async def emptied(self) -> None:
+        if self._flush is not None:
+            await self._flush
+
+    async def _flushed(self) -> None:
+        while self._frames:
+            frames = b"".join(self._frames)
+            self._frames.clear()
+            self._bytes = 0
+            await self._write(frames)
+
+
+class GrpcCall:
+    """One RPC, from its headers to its trailers."""
+
+    def __init__(self, receive: Receive, send: Send, max_bytes: int) -> None:
+        self._receive = receive
+        self._send = send
+        self._max_bytes = max_bytes
+        self._encoding = ""
+        self._started = False
+        self._serialise: Callable[[Message], bytes] = Message.SerializeToString
+
+    async def serve(
+        self, methods: Methods, path: str, headers: Iterable[tuple[bytes, bytes]], complete: Complete
+    ) -> None:
+        """Answer with a message and a status, whatever happens. `complete` is called once the request is read whole."""
+        try:
+            timeout = self._read_headers(headers)
+            handler = methods.find(path)
+            await self._respond(handler, Context(timeout, self._write), complete)
+        except Fault as fault:
+            pushback = (
+                [(b"grpc-retry-pushback-ms", b"%d" % (fault.retry_after * 1e3))] if isinstance(fault, QueueFull) else []
+            )
+            await self._finish(status(fault).grpc, str(fault), pushback)
+        except Aborted as aborted:
+            await self._finish(aborted.code, str(aborted))
+        except (Gone, OSError):  # ASGI raises an OSError where an answer meets a closed connection
+            pass
+        except Exception:
+            log.exception("%s broke; this is a bug", path)
+            await self._finish(StatusCode.INTERNAL, "the call broke; this is a bug")
+
+    def _read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> float | None:
+        """The timeout in seconds, if the caller gave one."""
+        timeout = None
+        for name, value in headers:
+            if name == b"grpc-timeout":
+                timeout = _timeout(value)
+            elif name == b"grpc-encoding":
+                self._encoding = value.decode("latin-1")
+        return timeout
+
+    async def _respond(self, handler: RpcMethodHandler, context: Context, complete: Complete) -> None:
+        self._serialise = handler.response_serializer or Message.SerializeToString
+        if handler.request_streaming:
+            requests = self._requests(handler)
+            if not handler.response_streaming:
+                raise Unsupported("found a client-streaming method, expected none to be served")
+            await self._stream(handler.stream_stream(requests, context))
+        else:
+            request = await self._only_request(handler)
+            complete()
+            if handler.response_streaming:
+                await self._stream(handler.unary_stream(request, context))
+            else:
+                await self._answer(await handler.unary_unary(request, context))
+
+    async def _answer(self, response: Message) -> None:
+        await self._send(START)
+        await self._send({"type": "http.response.body", "body": _framed(self._serialise(response))})
+        await self._send(FINISHED)
+
+    async def _stream(self, responses: AsyncIterator[Message] | Awaitable[None]) -> None:
+        """A streaming method yields its messages, or writes them to its context."""
+        if isinstance(responses, AsyncIterator):
+            outbox = Outbox(self._write_frames)
+            async for response in responses:
+                await outbox.put(_framed(self._serialise(response)))
+            await outbox.emptied()
+        else:
+            await responses
+        await self._finish(StatusCode.OK, "")
+
+    async def _write(self, response: Message) -> None:
+        await self._write_frames(_framed(self._serialise(response)))
+
+    async def _write_frames(self, frames: bytes) -> None:
+        if not self._started:
+            self._started = True
+            await self._send(START)
+        await self._send({"type": "http.response.body", "body": frames, "more_body": True})
+
+    async def _finish(self, code: StatusCode, details: str, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        fields = [(b"grpc-status", b"%d" % code.value[0]), *more]
+        if details:
+            fields.append((b"grpc-message", quote(details, safe=" !#$&'()*+,/:;=?@[]").encode()))
+        if self._started:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send({"type": "http.response.trailers", "headers": fields})
+        else:
+            await self._send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *fields]})
+            await self._send({"type": "http.response.body", "body": b""})
+
+    async def _only_request(self, handler: RpcMethodHandler) -> Message:
+        buffer, more = b"", True
+        while more and not _whole(buffer, self._max_bytes):
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise Gone
+            buffer = buffer + event["body"] if buffer else event["body"]
+            more = event.get("more_body", False)
+        while more:
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise Gone
+            more = event.get("more_body", False)
+            if event["body"]:
+                raise InvalidRequest("found more than one message, expected one")
+        if not _whole(buffer, self._max_bytes):
+            raise InvalidRequest(f"found a message cut off after {len(buffer)} bytes")
+        end = PREFIX + int.from_bytes(buffer[1:PREFIX], "big")
+        if len(buffer) != end:
+            raise InvalidRequest("found more than one message, expected one")
+        return self._message(handler, buffer[0], buffer[PREFIX:])
+
+    async def _requests(self, handler: RpcMethodHandler) -> AsyncIterator[Message]:
+        buffer, more = bytearray(), True
+        while more:
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise Gone
+            buffer += event["body"]
+            more = event.get("more_body", False)
+            while _whole(buffer, self._max_bytes):
+                end = PREFIX + int.from_bytes(buffer[1:PREFIX], "big")
+                flag, content = buffer[0], bytes(buffer[PREFIX:end])
+                del buffer[:end]
+                yield self._message(handler, flag, content)
+        if buffer:
+            raise InvalidRequest(f"found a message cut off after {len(buffer)} bytes")
+
+    def _message(self, handler: RpcMethodHandler, flag: int, content: bytes) -> Message:
+        if flag:
+            if not self._encoding:
+                raise InvalidRequest("found a compressed message without the header grpc-encoding")
+            content = decompressed(content, self._encoding, self._max_bytes)
+        try:
+            message: Message = handler.request_deserializer(content)
+        except DecodeError:
+            raise InvalidRequest(f"found {len(content)} bytes that are no request of this method") from None
+        return message
+
+
+def _whole(buffer: bytes | bytearray, limit: int) -> bool:
+    """Whether a whole message stands at the front. Raises TooLarge by its declared length, before its bytes are there."""
+    if len(buffer) < PREFIX:
+        return False
+    length = int.from_bytes(buffer[1:PREFIX], "big")
+    if length > limit:
+        raise TooLarge(f"found a message of {length} bytes, expected at most {limit}")
+    return len(buffer) >= PREFIX + length
+
+
+def _framed(message: bytes) -> bytes:
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def _timeout(value: bytes) -> float:
+    """Seconds of a grpc-timeout header. Raises InvalidRequest, and DeadlinePassed for one of nothing."""
+    match = TIMEOUT.fullmatch(value)
+    if match is None:
+        raise InvalidRequest("found a grpc-timeout that is none, expected up to 8 digits and a unit of HMSmun")
+    seconds = int(match[1]) * UNITS[match[2].decode()]
+    if seconds <= 0:
+        raise DeadlinePassed("the deadline had passed when the request arrived")
+    return seconds

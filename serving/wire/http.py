@@ -1,0 +1,240 @@
+"""HTTP on ASGI: the routes, the bodies, and nothing else. Errors are always `{"error": "…"}`."""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from serving.errors import Fault, Internal, QueueFull, TooLarge, Unknown, Unsupported
+from serving.wire import oip_http, openapi, predict_http
+from serving.wire.codec import WINDOW_BITS, compressed, decompressed
+from serving.wire.exchange import Serving
+from serving.wire.grpc import Complete, Gone, Receive, Send
+from serving.wire.status import status
+
+log = logging.getLogger(__name__)
+
+JSON = b"application/json"
+WORTH_COMPRESSING = 1024
+
+
+class MethodNotAllowed(Exception):
+    """The route exists for other methods."""
+
+
+@dataclass(slots=True)
+class HttpCall:
+    """One request. `names`: the parts of the path that name a model and a version."""
+
+    headers: Mapping[bytes, bytes]
+    serving: Serving
+    ready: Callable[[], bool]
+    receive: Receive
+    complete: Complete
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def header(self, name: bytes) -> str:
+        return self.headers.get(name, b"").decode("latin-1")
+
+    async def body(self) -> bytes:
+        """The whole body, decompressed. Raises TooLarge before more than the limit is held, and InvalidRequest."""
+        limit = self.serving.max_request_bytes
+        declared = self.headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > limit:
+            raise TooLarge(f"found a body of {int(declared)} bytes, expected at most {limit}")
+        parts, size, more = [], 0, True
+        while more:
+            event = await self.receive()
+            if event["type"] == "http.disconnect":
+                raise Gone
+            parts.append(event.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise TooLarge(f"found a body of more than {limit} bytes")
+            more = event.get("more_body", False)
+        self.complete()
+        return decompressed(b"".join(parts), self.header(b"content-encoding").lower(), limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes back."""
+
+    body: bytes = b""
+    content_type: bytes = JSON
+    status: int = 200
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+
+Handler = Callable[[HttpCall], Awaitable[Reply]]
+
+
+def _json(content: Any, code: int = 200) -> Reply:
+    return Reply(orjson.dumps(content), status=code)
+
+
+async def _server_metadata(call: HttpCall) -> Reply:
+    return _json(oip_http.oip.server_metadata())
+
+
+async def _live(call: HttpCall) -> Reply:
+    return _json({"live": True})
+
+
+async def _ready(call: HttpCall) -> Reply:
+    ready = call.ready()
+    return _json({"ready": ready}, 200 if ready else 503)
+
+
+def _model(call: HttpCall) -> oip_http.Model:
+    return call.serving.catalog.find(call.names["model"], call.names.get("version") or "")
+
+
+async def _model_metadata(call: HttpCall) -> Reply:
+    return _json(oip_http.oip.model_metadata(_model(call)))
+
+
+async def _model_ready(call: HttpCall) -> Reply:
+    model = _model(call)
+    model.live.serving()
+    return _json({"name": model.name, "ready": True})
+
+
+async def _model_config(call: HttpCall) -> Reply:
+    return _json(oip_http.oip.model_config(_model(call)))
+
+
+async def _model_stats(call: HttpCall) -> Reply:
+    return _json({"model_stats": oip_http.oip.model_statistics(call.serving, [_model(call)])})
+
+
+async def _all_stats(call: HttpCall) -> Reply:
+    models = call.serving.catalog.models.values()
+    return _json({"model_stats": oip_http.oip.model_statistics(call.serving, models)})
+
+
+async def _infer(call: HttpCall) -> Reply:
+    body = await call.body()
+    length = call.header(b"inference-header-content-length")
+    reply = await oip_http.infer(call.serving, call.names["model"], call.names.get("version") or "", body, length)
+    if reply.json_bytes is None:
+        return Reply(reply.body)
+    length_header = (b"inference-header-content-length", b"%d" % reply.json_bytes)
+    return Reply(reply.body, b"application/octet-stream", headers=[length_header])
+
+
+async def _predict(call: HttpCall) -> Reply:
+    body = await call.body()
+    content_type = call.header(b"content-type")
+    return _json(await predict_http.predict(call.serving, call.names["model"], body, content_type))
+
+
+async def _models(call: HttpCall) -> Reply:
+    return _json({"models": [predict_http.describe(live) for live in call.serving.catalog.ensembles.values()]})
+
+
+async def _model_description(call: HttpCall) -> Reply:
+    return _json(predict_http.describe(_model(call).live))
+
+
+async def _management(call: HttpCall) -> Reply:
+    raise Unsupported("repository management is off")
+
+
+async def _openapi(call: HttpCall) -> Reply:
+    return _json(openapi.document(call.serving.catalog))
+
+
+async def _docs(call: HttpCall) -> Reply:
+    return Reply(openapi.PAGE, b"text/html; charset=utf-8")
+
+
+async def _root(call: HttpCall) -> Reply:
+    return Reply(status=307, headers=[(b"location", b"/docs")])
+
+
+V2 = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
+V1 = r"/v1/models/(?P<model>[^/:]+)"
+
+ROUTES: Sequence[tuple[str, re.Pattern[str], Handler]] = [
+    (method, re.compile(pattern), handler)
+    for method, pattern, handler in (
+        ("POST", f"{V2}/infer", _infer),
+        ("POST", f"{V1}:predict", _predict),
+        ("GET", "/v2/health/live", _live),
+        ("GET", "/v2/health/ready", _ready),
+        ("GET", "/v2/?", _server_metadata),
+        ("GET", "/v2/models/stats", _all_stats),
+        ("GET", f"{V2}/ready", _model_ready),
+        ("GET", f"{V2}/config", _model_config),
+        ("GET", f"{V2}/stats", _model_stats),
+        ("GET", V2, _model_metadata),
+        ("GET", "/v1/models", _models),
+        ("GET", V1, _model_description),
+        ("POST", "/v2/repository/index", _management),
+        ("POST", "/v2/repository/models/[^/]+/(?:load|unload)", _management),
+        ("GET", "/openapi.json", _openapi),
+        ("GET", "/docs", _docs),
+        ("GET", "/", _root),
+    )
+]
+
+
+def find(method: str, path: str) -> tuple[Handler, Mapping[str, str]]:
+    """The handler of a path and the names in it. Raises Unknown or MethodNotAllowed."""
+    known = False
+    for expected, pattern, handler in ROUTES:
+        match = pattern.fullmatch(path)
+        if match:
+            if method == expected:
+                return handler, {name: unquote(value) for name, value in match.groupdict().items() if value}
+            known = True
+    if known:
+        raise MethodNotAllowed(f"{method[:16]} is not for {path[:128]}")
+    raise Unknown(f"unknown path {path[:128]!r}, see /docs")
+
+
+async def serve(scope: Mapping[str, Any], call: HttpCall, send: Send) -> None:
+    """Answer one HTTP request, whatever happens."""
+    try:
+        reply = await _reply(scope, call)
+    except Gone:
+        return
+    await _send(reply, call.header(b"accept-encoding"), send)
+
+
+async def _reply(scope: Mapping[str, Any], call: HttpCall) -> Reply:
+    try:
+        handler, call.names = find(scope["method"], scope["raw_path"].decode("latin-1"))
+        return await handler(call)
+    except Fault as fault:
+        return _refusal(fault)
+    except MethodNotAllowed as error:
+        return _json({"error": str(error)}, 405)
+    except Gone:
+        raise
+    except Exception:
+        log.exception("%s broke; this is a bug", scope["path"])
+        return _refusal(Internal("the call broke; this is a bug"))
+
+
+def _refusal(fault: Fault) -> Reply:
+    retry = [(b"retry-after", b"%d" % max(1, round(fault.retry_after)))] if isinstance(fault, QueueFull) else []
+    return Reply(orjson.dumps({"error": str(fault)}), status=status(fault).http, headers=retry)
+
+
+async def _send(reply: Reply, accept_encoding: str, send: Send) -> None:
+    body, headers = reply.body, [(b"content-type", reply.content_type), *reply.headers]
+    accepted = [part.strip() for part in accept_encoding.lower().split(",")]
+    encoding = next((name for name in WINDOW_BITS if name in accepted), None)
+    # A client that names one encoding alone wants it (tritonclient); a browser's list is no reason to spend time on small answers.
+    if encoding and (len(accepted) == 1 or len(body) > WORTH_COMPRESSING):
+        body = compressed(body, encoding)
+        headers.append((b"content-encoding", encoding.encode()))
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

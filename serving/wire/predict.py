@@ -1,0 +1,200 @@
+"""`scrutin.v1.EnsembleService`: the typed way to ask for a vote, one request at a time or many on a stream."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+from grpc import ServicerContext
+from numpy.typing import NDArray
+
+from ensembles.spec import EnsembleSpec
+from scrutin.v1 import ensemble_pb2 as pb
+from scrutin.v1 import ensemble_pb2_grpc
+from serving.aggregator import Answer, Request
+from serving.catalog import Live
+from serving.errors import Fault, InvalidRequest
+from serving.records import Outcome
+from serving.wire.codec import row_from_image, rows_from_bytes
+from serving.wire.exchange import GRPC, Serving
+from serving.wire.status import status
+
+MICROSECONDS = 1e6
+
+IN_FLIGHT = 256
+"""Requests of one stream that are worked on at once; the next ones are read when an answer has gone out."""
+
+OUTCOMES = {
+    Outcome.OK: pb.OUTCOME_OK,
+    Outcome.FAILED: pb.OUTCOME_FAILED,
+    Outcome.LATE: pb.OUTCOME_LATE,
+    Outcome.SKIPPED: pb.OUTCOME_SKIPPED,
+}
+
+
+class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
+    """The typed service."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def Predict(self, request: pb.PredictRequest, context: ServicerContext) -> pb.PredictResponse:
+        return await self._predict(request, context.time_remaining())
+
+    async def _predict(self, request: pb.PredictRequest, remaining: float | None) -> pb.PredictResponse:
+        answer = await self._serving.answer(
+            GRPC, request.ensemble, lambda arrived: self._request(request, arrived, remaining)
+        )
+        return encode(request.id, answer)
+
+    def _request(self, request: pb.PredictRequest, arrived: float, remaining: float | None) -> Request:
+        model = self._serving.catalog.find(request.ensemble, request.version)
+        if request.timeout_microseconds < 0:
+            raise InvalidRequest(f"timeout_microseconds: found {request.timeout_microseconds}, expected 0 or more")
+        own = request.timeout_microseconds / MICROSECONDS or None
+        timeouts = [seconds for seconds in (own, remaining) if seconds is not None]
+        return Request(model, decode(model.live.spec, request), arrived, request.policy, min(timeouts, default=None))
+
+    async def PredictStream(
+        self, request_iterator: AsyncIterator[pb.PredictRequest], context: ServicerContext
+    ) -> AsyncIterator[pb.PredictResponse]:
+        """Answers as they come. A request that fails is answered with its error; the stream goes on."""
+        answers: asyncio.Queue[pb.PredictResponse | Fault | None] = asyncio.Queue()
+        reading = asyncio.ensure_future(self._read(request_iterator, answers, context))
+        try:
+            while (answer := await answers.get()) is not None:
+                if isinstance(answer, Fault):
+                    raise answer
+                yield answer
+        finally:
+            reading.cancel()
+
+    async def _read(
+        self,
+        requests: AsyncIterator[pb.PredictRequest],
+        answers: "asyncio.Queue[pb.PredictResponse | Fault | None]",
+        context: ServicerContext,
+    ) -> None:
+        room = asyncio.Semaphore(IN_FLIGHT)
+        async with asyncio.TaskGroup() as under_way:
+            try:
+                async for request in requests:
+                    await room.acquire()
+                    task = under_way.create_task(self._predict_on_stream(request, answers, context))
+                    task.add_done_callback(lambda _: room.release())
+            except Fault as fault:
+                answers.put_nowait(fault)
+        answers.put_nowait(None)
+
+    async def _predict_on_stream(
+        self,
+        request: pb.PredictRequest,
+        answers: "asyncio.Queue[pb.PredictResponse | Fault | None]",
+        context: ServicerContext,
+    ) -> None:
+        try:
+            answer = await self._predict(request, context.time_remaining())
+        except Fault as fault:
+            error = pb.Error(code=status(fault).grpc.value[0], message=str(fault))
+            answer = pb.PredictResponse(ensemble=request.ensemble, id=request.id, error=error)
+        answers.put_nowait(answer)
+
+    async def ListEnsembles(
+        self, request: pb.ListEnsemblesRequest, context: ServicerContext
+    ) -> pb.ListEnsemblesResponse:
+        lives = self._serving.catalog.ensembles.values()
+        return pb.ListEnsemblesResponse(ensembles=[pb.Ensemble(**describe(live)) for live in lives])
+
+    async def GetEnsemble(self, request: pb.GetEnsembleRequest, context: ServicerContext) -> pb.Ensemble:
+        return pb.Ensemble(**describe(self._serving.catalog.find(request.ensemble).live))
+
+
+def describe(live: Live) -> dict[str, Any]:
+    """What is served under this name: the fields of `Ensemble`, and the JSON of `GET /v1/models/{m}`."""
+    spec = live.spec
+    loaded = {member.name: member for member in live.members}
+    return {
+        "name": spec.name,
+        "version": live.version,
+        "labels": list(spec.labels),
+        "datatype": spec.input.datatype,
+        "shape": list(spec.input.shape),
+        "members": [
+            {
+                "name": member.name,
+                "weight": member.weight,
+                "backend": member.run_on.backend,
+                "device": loaded[member.name].device if loaded else member.run_on.device,
+                "provider": loaded[member.name].provider if loaded else "",
+            }
+            for member in spec.members
+        ],
+        "rule": spec.vote.rule.value,
+        "tie_break": spec.vote.tie_break.value,
+        "quorum": spec.vote.quorum,
+        "policies": list(spec.policy_names),
+        "default_policy": spec.policies.default,
+        "digest": live.digest,
+        "ready": live.ready,
+        "max_batch_size": spec.limits.max_batch_size,
+    }
+
+
+def decode(spec: EnsembleSpec, request: pb.PredictRequest) -> NDArray[Any]:
+    """Raises InvalidRequest."""
+    kind = request.WhichOneof("input")
+    if kind == "tensor":
+        return rows_from_bytes(spec.input, request.tensor.datatype, request.tensor.shape, request.tensor.data)
+    if kind == "images":
+        return rows_from_images(spec, request.images.files)
+    raise InvalidRequest("found no input, expected a tensor or images")
+
+
+def rows_from_images(spec: EnsembleSpec, files: Any) -> NDArray[Any]:
+    """One row a file, their number checked before any is decoded. Raises InvalidRequest."""
+    limit = spec.limits.max_batch_size
+    if not 1 <= len(files) <= limit:
+        raise InvalidRequest(f"found {len(files)} images, expected 1 to {limit}")
+    return np.stack([row_from_image(spec.input, content) for content in files])
+
+
+def encode(request_id: str, answer: Answer) -> pb.PredictResponse:
+    counted = answer.counted
+    return pb.PredictResponse(
+        ensemble=answer.live.name,
+        version=answer.live.version,
+        id=request_id,
+        policy=counted.policy,
+        label=answer.labels,
+        label_index=answer.label_index.tolist(),
+        probabilities=answer.probabilities.ravel().tolist(),
+        agreement=answer.agreement.tolist(),
+        margin=answer.margin.tolist(),
+        exact=[counted.exact] * answer.rows,
+        partial=counted.partial,
+        members=_members(answer),
+        latency_seconds=pb.LatencySeconds(
+            queue=answer.queue_seconds,
+            compute=counted.compute_seconds,
+            vote=counted.vote_seconds,
+            total=answer.total_seconds,
+        ),
+        device_seconds=answer.device_seconds,
+        cost_usd=answer.cost_usd,
+        digest=answer.live.digest,
+    )
+
+
+def _members(answer: Answer) -> list[pb.MemberResult]:
+    share = answer.share
+    return [
+        pb.MemberResult(
+            name=run.member,
+            outcome=OUTCOMES[run.outcome],
+            votes=votes,
+            seconds=run.seconds,
+            device_seconds=run.device_seconds * share,
+            cost_usd=run.cost_usd * share,
+        )
+        for run, votes in zip(answer.counted.runs, answer.votes.T.tolist(), strict=True)
+    ]

@@ -1,0 +1,169 @@
+"""`POST /v1/models/{m}:predict`: rows as JSON, or a picture, to an answer that a person can read."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from python_multipart import MultipartParser
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import parse_options_header
+
+from ensembles.spec import EnsembleSpec
+from serving.aggregator import Answer, Request
+from serving.errors import InvalidRequest
+from serving.wire.codec import rows_from_nested
+from serving.wire.exchange import HTTP, Serving
+from serving.wire.oip_http import json_object
+from serving.wire.predict import describe, rows_from_images
+
+__all__ = ["describe", "predict"]
+
+DECIMALS = 6
+"""Of a share, which is more than any ensemble's accuracy means."""
+
+
+async def predict(serving: Serving, name: str, body: bytes, content_type: str) -> dict[str, Any]:
+    """The JSON of an answer. Raises a Fault."""
+
+    def decode(arrived: float) -> Request:
+        model = serving.catalog.find(name)
+        spec = model.live.spec
+        kind, options = parse_options_header(content_type)
+        if kind in (b"image/png", b"image/jpeg"):
+            return Request(model, rows_from_images(spec, [body]), arrived)
+        if kind == b"multipart/form-data":
+            fields = form(body, options.get(b"boundary", b""))
+            policy = fields.get("policy", [b""])[0].decode("utf-8", "replace")
+            return Request(model, rows_from_images(spec, fields.get("image", [])), arrived, policy)
+        content = json_object(body)
+        return Request(model, _rows(spec, content), arrived, _policy(content))
+
+    return _encode(await serving.answer(HTTP, name, decode))
+
+
+def _rows(spec: EnsembleSpec, content: dict[str, Any]) -> NDArray[Any]:
+    unknown = content.keys() - {"instances", "policy"}
+    if unknown:
+        raise InvalidRequest(f"unknown key {min(unknown)[:64]!r}, expected instances and policy")
+    instances = content.get("instances")
+    if not isinstance(instances, list) or not 1 <= len(instances) <= spec.limits.max_batch_size:
+        found = f"{len(instances)} of them" if isinstance(instances, list) else type(instances).__name__
+        raise InvalidRequest(f"instances: found {found}, expected a list of 1 to {spec.limits.max_batch_size} samples")
+    return rows_from_nested(spec.input, instances)
+
+
+def _policy(content: dict[str, Any]) -> str:
+    policy = content.get("policy", "")
+    if not isinstance(policy, str):
+        raise InvalidRequest(f"policy: found {type(policy).__name__}, expected a string")
+    return policy
+
+
+def form(body: bytes, boundary: bytes) -> dict[str, list[bytes]]:
+    """The fields of a multipart form by name. Raises InvalidRequest."""
+    if not boundary:
+        raise InvalidRequest("found multipart/form-data without a boundary")
+    reader = _FormReader()
+    parser = MultipartParser(boundary, reader.callbacks)
+    try:
+        parser.write(body)
+        parser.finalize()
+    except MultipartParseError as error:
+        raise InvalidRequest(f"found a broken form: {str(error)[:100]}") from None
+    if not reader.ended:
+        raise InvalidRequest("found a form that is cut off")
+    return reader.fields
+
+
+class _FormReader:
+    """Collects what the multipart parser calls out."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, list[bytes]] = {}
+        self.ended = False
+        self._header, self._value, self._name, self._content = b"", b"", "", bytearray()
+        self.callbacks = {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_part_data": self._data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._name, self._content = "", bytearray()
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            _, options = parse_options_header(self._value)
+            self._name = options.get(b"name", b"").decode("utf-8", "replace")
+        self._header = self._value = b""
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self._content += data[start:end]
+
+    def _end(self) -> None:
+        self.fields.setdefault(self._name, []).append(bytes(self._content))
+
+    def _finish(self) -> None:
+        self.ended = True
+
+
+def _encode(answer: Answer) -> dict[str, Any]:
+    counted, share = answer.counted, answer.share
+    return {
+        "predictions": _predictions(answer),
+        "policy": counted.policy,
+        "partial": counted.partial,
+        "members": {
+            run.member: {"outcome": run.outcome.value, "seconds": run.seconds, "cost_usd": run.cost_usd * share}
+            for run in counted.runs
+        },
+        "latency_seconds": {
+            "queue": answer.queue_seconds,
+            "compute": counted.compute_seconds,
+            "vote": counted.vote_seconds,
+            "total": answer.total_seconds,
+        },
+        "device_seconds": answer.device_seconds,
+        "cost_usd": answer.cost_usd,
+        "digest": answer.live.digest,
+    }
+
+
+def _predictions(answer: Answer) -> list[dict[str, Any]]:
+    labels = answer.live.spec.labels
+    members = [run.member for run in answer.counted.runs]
+    probabilities, agreement, margin = map(_rounded, (answer.probabilities, answer.agreement, answer.margin))
+    return [
+        {
+            "label": label,
+            "probability": row[index] if index >= 0 else None,
+            "probabilities": row,
+            "agreement": agree,
+            "margin": lead,
+            "exact": answer.counted.exact,
+            "votes": {member: labels[vote] for member, vote in zip(members, votes, strict=True) if vote >= 0},
+        }
+        for label, index, row, agree, lead, votes in zip(
+            answer.labels,
+            answer.label_index.tolist(),
+            probabilities,
+            agreement,
+            margin,
+            answer.votes.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _rounded(values: NDArray[np.float32]) -> Any:
+    return np.round(values.astype(np.float64), DECIMALS).tolist()
