@@ -26,7 +26,8 @@ def loop(ensemble: Ensemble, batch: int, seconds: float) -> dict[str, float]:
 def measure(repository: Path, seconds: float, core: int) -> dict[str, dict[str, float]]:
     """By batch size, from a process of its own."""
     command = on_core(core, sys.executable, "-m", "benchmarks.bare", str(repository), str(seconds))
-    return json.loads(subprocess.check_output(command, cwd=ROOT, text=True))
+    measured: dict[str, dict[str, float]] = json.loads(subprocess.check_output(command, cwd=ROOT, text=True))
+    return measured
 
 
 if __name__ == "__main__":

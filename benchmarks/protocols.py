@@ -57,7 +57,8 @@ class Unary:
         self.calls = [channel.unary_unary(self.METHOD) for channel in self.channels]
 
     async def send(self, worker: int, request: bytes) -> bytes:
-        return await self.calls[worker % len(self.calls)](request, timeout=TIMEOUT_SECONDS)
+        reply: bytes = await self.calls[worker % len(self.calls)](request, timeout=TIMEOUT_SECONDS)
+        return reply
 
     async def close(self) -> None:
         for channel in self.channels:
@@ -74,7 +75,7 @@ class ModelInfer(Unary):
         request.inputs.add(name=INPUT, datatype="FP32", shape=rows.shape)
         for name in Vote._fields:
             request.outputs.add(name=name)
-        return request.SerializeToString()
+        return bytes(request.SerializeToString())
 
     def decode(self, reply: bytes) -> Vote:
         answer = oip.ModelInferResponse.FromString(reply)

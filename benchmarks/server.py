@@ -39,6 +39,7 @@ class Server:
             self.wait_until_ready(started + READY_WITHIN_SECONDS)
         except BaseException:
             self.process.kill()
+            self.process.wait()
             raise
         self.seconds_to_ready = time.perf_counter() - started
 

@@ -48,7 +48,8 @@ def install() -> None:
     for command in commands:
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
-            raise Unavailable(f"{WHEEL} could not be installed: {done.stderr.strip().splitlines()[-1]}")
+            reasons = [line for line in done.stderr.splitlines() if "ERROR" in line]
+            raise Unavailable(f"{WHEEL} could not be installed: {' '.join(reasons[-1:])}")
     finished.touch()
 
 

@@ -169,7 +169,7 @@ def _compare(found: Floats, expected: Floats, tolerance: float) -> None:
 def _checked(core: onnx.ModelProto, given: Input, rows: Rows, expected: Floats) -> bytes:
     """The served model's bytes, proven to keep the contract and to answer like its source."""
     classes = expected.shape[1]
-    model = _served(core, given, classes).SerializeToString(deterministic=True)
+    model: bytes = _served(core, given, classes).SerializeToString(deterministic=True)
     try:
         graphs.check(model, given.datatype, given.shape, classes)
     except graphs.GraphError as error:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -78,11 +79,11 @@ class InputSpec(_Frozen):
     def _dimensions(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         return DTYPES[self.datatype]
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one sample."""
         return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
@@ -184,7 +185,7 @@ class EnsembleSpec(_Frozen):
             )
         return self
 
-    @property
+    @cached_property
     def policy_names(self) -> tuple[str, ...]:
         return ("full", *(self.MEMBER_PREFIX + member.name for member in self.members))
 

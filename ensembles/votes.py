@@ -162,8 +162,9 @@ def _median(table: _Table) -> Floats:
 def _borda(table: _Table) -> Floats:
     """Points 0 to K-1 by rank within each member, equal probabilities sharing the points of their places."""
     classes = table.scores.shape[2]
+    most = classes * (classes - 1) / 2
     points: Floats = (table.weights[:, None, :] @ _places(table.scores))[:, 0]
-    return points / (table.total[:, None] * classes * (classes - 1) / 2)
+    return points / (table.total[:, None] * most)
 
 
 def _places(scores: NDArray[np.floating]) -> Floats:

@@ -68,8 +68,8 @@ class Answer:
     @property
     def labels(self) -> list[str]:
         """[n]; "" is an abstention."""
-        names = self.live.spec.labels
-        return [names[index] if index >= 0 else "" for index in self.label_index.tolist()]
+        labels: list[str] = self.live.label_names[self.label_index].tolist()
+        return labels
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
@@ -89,16 +89,10 @@ class Answer:
 
 
 class Aggregator:
-    """Answers requests, and knows how many are under way."""
+    """Answers requests."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
-        self.in_flight: dict[str, int] = {}
-
-    @property
-    def busy(self) -> bool:
-        """Whether any request is under way."""
-        return any(self.in_flight.values())
 
     def policy(self, request: Request) -> str:
         """The policy that the request is run with. Raises InvalidRequest when it asks a member for another one."""
@@ -122,14 +116,14 @@ class Aggregator:
             self._telemetry.shed(live.name, "queue_full")
             raise
         entry = Entry(request.rows, policy, request.arrived, request.arrived + timeout)
-        self.in_flight[live.name] = self.in_flight.get(live.name, 0) + 1
+        live.in_flight += 1
         timer = asyncio.get_running_loop().call_later(remaining, _expire, entry)
         try:
             batcher.submit(entry)
             counted, start = await entry.future
         finally:
             timer.cancel()
-            self.in_flight[live.name] -= 1
+            live.in_flight -= 1
         queued, total = entry.started - request.arrived, time.perf_counter() - request.arrived
         return Answer(live, counted, start, start + len(request.rows), queued, total)
 

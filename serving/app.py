@@ -64,7 +64,7 @@ class Server:
         self.application = Application(
             self.serving, self._methods(), lambda: self.ready, self.start, settings.metrics_port
         )
-        _watch(self.books.telemetry, self.catalog, self.aggregator)
+        _watch(self.books.telemetry, self.catalog)
 
     @property
     def ready(self) -> bool:
@@ -130,10 +130,10 @@ class Server:
         for live in self.catalog.ensembles.values():
             live.close("draining")
         deadline = time.perf_counter() + self.settings.drain_timeout_seconds
-        while self.aggregator.busy and time.perf_counter() < deadline:  # noqa: ASYNC110  once in a life
+        while self.catalog.in_flight and time.perf_counter() < deadline:  # noqa: ASYNC110  once in a life
             await asyncio.sleep(0.01)
         await asyncio.sleep(FLUSH_SECONDS)
-        log.info("stopped: %d requests unanswered", sum(self.aggregator.in_flight.values()))
+        log.info("stopped: %d requests unanswered", self.catalog.in_flight)
         sys.stdout.flush()
         _terminate()
 
@@ -164,7 +164,7 @@ def _terminate() -> None:
     threading.Thread(target=end, name="end", daemon=True).start()
 
 
-def _watch(telemetry: Telemetry, served: Catalog, aggregator: Aggregator) -> None:
+def _watch(telemetry: Telemetry, served: Catalog) -> None:
     """The series that are read when they are asked for."""
     lives = served.ensembles.values()
     telemetry.watch(
@@ -175,7 +175,7 @@ def _watch(telemetry: Telemetry, served: Catalog, aggregator: Aggregator) -> Non
     telemetry.watch(
         "ensemble_in_flight_requests",
         "Requests under way",
-        lambda: [({"ensemble": live.name}, aggregator.in_flight.get(live.name, 0)) for live in lives],
+        lambda: [({"ensemble": live.name}, live.in_flight) for live in lives],
     )
     telemetry.watch("ensemble_info", "What is served", lambda: [(_info(live), 1) for live in lives])
     telemetry.watch("ensemble_member_info", "What it is served with", lambda: _member_infos(lives))

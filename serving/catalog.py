@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ensembles.members import Member, MemberError
 from ensembles.repository import Repository, RepositoryError
 from ensembles.spec import EnsembleSpec, MemberSpec
@@ -19,28 +22,26 @@ LoadMember = Callable[[MemberSpec, bytes], Member]
 
 @dataclass(slots=True)
 class Live:
-    """One ensemble with its members loaded. `reason` says why it is not ready."""
+    """One ensemble with its members loaded.
+
+    `reason`: why it is not ready. `in_flight`: requests under way. `label_names` [K + 1]: the last, for -1, is empty.
+    """
 
     repository: Repository
     members: Sequence[Member] = ()
     batcher: Batcher | None = None
     reason: str = "loading"
+    in_flight: int = 0
+    spec: EnsembleSpec = field(init=False)
+    name: str = field(init=False)
+    version: str = field(init=False)
+    digest: str = field(init=False)
+    label_names: NDArray[np.object_] = field(init=False)
 
-    @property
-    def spec(self) -> EnsembleSpec:
-        return self.repository.spec
-
-    @property
-    def name(self) -> str:
-        return self.repository.spec.name
-
-    @property
-    def version(self) -> str:
-        return str(self.repository.spec.version)
-
-    @property
-    def digest(self) -> str:
-        return self.repository.digest
+    def __post_init__(self) -> None:
+        self.spec, self.digest = self.repository.spec, self.repository.digest
+        self.name, self.version = self.spec.name, str(self.spec.version)
+        self.label_names = np.array([*self.spec.labels, ""], dtype=object)
 
     @property
     def ready(self) -> bool:
@@ -103,6 +104,11 @@ class Catalog:
     @property
     def ready(self) -> bool:
         return all(live.ready for live in self.ensembles.values())
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return sum(live.in_flight for live in self.ensembles.values())
 
 
 async def load(live: Live, load_member: LoadMember, books: Books, executors: int) -> None:

@@ -29,7 +29,7 @@ class MemberRun:
     fault: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counted:
     """One batch whose votes were counted. Times in seconds, money in USD, for all of its rows together."""
 
@@ -55,6 +55,6 @@ class Counted:
         """Whether a member that should have voted did not."""
         return any(run.outcome in (Outcome.FAILED, Outcome.LATE) for run in self.runs)
 
-    def members(self, outcome: Outcome) -> str:
-        """The members with this outcome, as a comma list."""
-        return ",".join(run.member for run in self.runs if run.outcome is outcome)
+    def members(self, outcome: Outcome) -> list[str]:
+        """The members with this outcome."""
+        return [run.member for run in self.runs if run.outcome is outcome]

@@ -29,7 +29,7 @@ def rows_from_bytes(given: InputSpec, datatype: str, shape: Sequence[int], data:
         )
     if datatype == "BOOL" and data.strip(b"\0\1"):
         raise InvalidRequest(f"input {given.name!r}: found bytes other than 0 and 1, expected BOOL")
-    return np.frombuffer(data, given.dtype.newbyteorder("<")).reshape(shape)
+    return np.frombuffer(data, given.dtype).reshape(shape)
 
 
 def rows_from_values(given: InputSpec, datatype: str, shape: Sequence[int], values: Sequence[Any]) -> NDArray[Any]:
@@ -151,12 +151,6 @@ def _scaled(pixels: NDArray[np.float32], image: ImageSpec, given: InputSpec) -> 
     if values.ndim == 3 and given.shape[0] == 3:
         values = values.transpose(2, 0, 1)
     return values.reshape(given.shape).astype(given.dtype)
-
-
-def bytes_tensor(texts: Sequence[str]) -> bytes:
-    """The raw form of a BYTES tensor: each element behind its length as 4 little-endian bytes."""
-    encoded = [text.encode() for text in texts]
-    return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)
 
 
 def decompressed(body: bytes, encoding: str, limit: int) -> bytes:

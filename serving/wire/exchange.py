@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from ensembles.spec import InputSpec
 from serving.aggregator import Aggregator, Answer, Request
@@ -24,7 +25,7 @@ JSON_BYTES_PER_VALUE = 32
 """More than any number of JSON needs that was printed from a double, with its separators."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Serving:
     """What the protocols need of the server."""
 
@@ -33,7 +34,7 @@ class Serving:
     telemetry: Telemetry
     statistics: Statistics
 
-    @property
+    @cached_property
     def max_request_bytes(self) -> int:
         """The most that any request to any ensemble needs, so that nothing larger is ever held in memory."""
         most = [

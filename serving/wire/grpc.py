@@ -169,9 +169,11 @@ class GrpcCall:
             else:
                 await self._answer(await handler.unary_unary(request, context))
 
-    async def _answer(self, response: Message) -> None:
+    async def _answer(self, response: Message | bytes) -> None:
+        """A method may answer with a message that it has serialised itself."""
+        message = response if isinstance(response, bytes) else self._serialise(response)
         await self._send(START)
-        await self._send({"type": "http.response.body", "body": _framed(self._serialise(response))})
+        await self._send({"type": "http.response.body", "body": _framed(message)})
         await self._send(FINISHED)
 
     async def _stream(self, responses: AsyncIterator[Message] | Awaitable[None]) -> None:

@@ -5,11 +5,9 @@ here as plain dictionaries, which are the JSON of one wire and the fields of the
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 from grpc import ServicerContext
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
@@ -19,60 +17,21 @@ from ensembles.spec import EnsembleSpec
 from serving.aggregator import Answer, Request
 from serving.catalog import Model
 from serving.errors import InvalidRequest, Unsupported
-from serving.records import Outcome
-from serving.wire.codec import TRITON_TYPES, bytes_tensor, rows_from_bytes, rows_from_values
+from serving.records import Counted
+from serving.wire.codec import TRITON_TYPES, rows_from_bytes, rows_from_values
+from serving.wire.columns import (
+    ALL_OUTPUTS,
+    MICROSECONDS,
+    Columns,
+    Output,
+    parameters,
+    queue_microseconds,
+    requested,
+)
 from serving.wire.exchange import GRPC, Serving
 
 PLATFORM = "scrutin"
 EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_configuration"]
-MICROSECONDS = 1e6
-
-Parameter = bool | int | float | str
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One output tensor of every model: its datatype, its shape behind the batch dimension, and where its values are."""
-
-    name: str
-    datatype: str
-    dims: Callable[[EnsembleSpec], list[int]]
-    values: Callable[[Answer], NDArray[Any] | list[str]]
-
-    def raw(self, answer: Answer) -> bytes:
-        values = self.values(answer)
-        return bytes_tensor(values) if isinstance(values, list) else values.tobytes()
-
-
-def _exact(answer: Answer) -> NDArray[np.bool_]:
-    return np.full(answer.rows, answer.counted.exact)
-
-
-OUTPUTS = {
-    output.name: output
-    for output in (
-        Output("label", "BYTES", lambda spec: [], lambda answer: answer.labels),
-        Output("label_index", "INT64", lambda spec: [], lambda answer: answer.label_index),
-        Output("probabilities", "FP32", lambda spec: [len(spec.labels)], lambda answer: answer.probabilities),
-        Output("agreement", "FP32", lambda spec: [], lambda answer: answer.agreement),
-        Output("margin", "FP32", lambda spec: [], lambda answer: answer.margin),
-        Output("votes", "INT64", lambda spec: [len(spec.members)], lambda answer: answer.votes),
-        Output("exact", "BOOL", lambda spec: [], _exact),
-    )
-}
-ALL_OUTPUTS = tuple(OUTPUTS.values())
-
-
-def requested(names: Sequence[str]) -> tuple[Output, ...]:
-    """The outputs of these names; all, if there are none. Raises InvalidRequest."""
-    if not names:
-        return ALL_OUTPUTS
-    if len(names) > len(OUTPUTS):
-        raise InvalidRequest(f"found {len(names)} requested outputs, expected at most {len(OUTPUTS)}")
-    for name in names:
-        if name not in OUTPUTS:
-            raise InvalidRequest(f"unknown output {name[:64]!r}, expected one of {', '.join(OUTPUTS)}")
-    return tuple(OUTPUTS[name] for name in names)
 
 
 def check_input_name(spec: EnsembleSpec, names: Sequence[str]) -> None:
@@ -98,24 +57,6 @@ def timeout_of(parameters: dict[str, Any]) -> float | None:
             f"parameter timeout: found {str(timeout)[:32]!r}, expected microseconds as a whole number, 0 or more"
         )
     return timeout / MICROSECONDS or None
-
-
-def response_parameters(answer: Answer) -> dict[str, Parameter]:
-    counted = answer.counted
-    return {
-        "ensemble_policy": counted.policy,
-        "ensemble_partial": counted.partial,
-        "ensemble_members_ok": counted.members(Outcome.OK),
-        "ensemble_members_failed": counted.members(Outcome.FAILED),
-        "ensemble_members_late": counted.members(Outcome.LATE),
-        "ensemble_members_skipped": counted.members(Outcome.SKIPPED),
-        "ensemble_queue_us": int(answer.queue_seconds * MICROSECONDS),
-        "ensemble_compute_us": int(counted.compute_seconds * MICROSECONDS),
-        "ensemble_vote_us": int(counted.vote_seconds * MICROSECONDS),
-        "ensemble_device_seconds": answer.device_seconds,
-        "ensemble_cost_usd": answer.cost_usd,
-        "ensemble_digest": answer.live.digest,
-    }
 
 
 def server_metadata() -> dict[str, Any]:
@@ -163,6 +104,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, serving: Serving, ready: Callable[[], bool]) -> None:
         self._serving = serving
         self._ready = ready
+        self._encoder = Encoder()
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: ServicerContext) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -194,23 +136,24 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         models = [catalog.find(request.name, request.version)] if request.name else catalog.models.values()
         return pb.ModelStatisticsResponse(model_stats=model_statistics(self._serving, models))
 
-    async def ModelInfer(self, request: pb.ModelInferRequest, context: ServicerContext) -> pb.ModelInferResponse:
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: ServicerContext) -> bytes:
+        """The answer, serialised."""
         outputs = requested([output.name for output in request.outputs])
         remaining = context.time_remaining()
         answer = await self._serving.answer(
             GRPC, request.model_name, lambda arrived: self._request(request, arrived, remaining)
         )
-        return encode(request, answer, outputs)
+        return self._encoder.encode(request, answer, outputs)
 
     def _request(self, request: pb.ModelInferRequest, arrived: float, remaining: float | None) -> Request:
         model = self._serving.catalog.find(request.model_name, request.model_version)
-        parameters = {name: _value(parameter) for name, parameter in request.parameters.items()}
-        timeouts = [seconds for seconds in (timeout_of(parameters), remaining) if seconds is not None]
+        given = {name: _value(parameter) for name, parameter in request.parameters.items()}
+        timeouts = [seconds for seconds in (timeout_of(given), remaining) if seconds is not None]
         return Request(
             model=model,
             rows=decode(model.live.spec, request),
             arrived=arrived,
-            policy=policy_of(parameters),
+            policy=policy_of(given),
             timeout=min(timeouts, default=None),
         )
 
@@ -273,21 +216,46 @@ def decode(spec: EnsembleSpec, request: pb.ModelInferRequest) -> NDArray[Any]:
     return rows_from_values(spec.input, tensor.datatype, tensor.shape, getattr(tensor.contents, field))
 
 
-def encode(request: pb.ModelInferRequest, answer: Answer, outputs: Sequence[Output]) -> pb.ModelInferResponse:
-    """Always raw: Triton's Python client reads nothing else of numbers, and by position."""
-    response = pb.ModelInferResponse(model_name=request.model_name, model_version=answer.live.version, id=request.id)
-    for name, value in response_parameters(answer).items():
-        parameter = response.parameters[name]
-        if isinstance(value, bool):
-            parameter.bool_param = value
-        elif isinstance(value, int):
-            parameter.int64_param = value
-        elif isinstance(value, float):
-            parameter.double_param = value
-        else:
-            parameter.string_param = value
-    spec = answer.live.spec
+class Encoder:
+    """Answers as serialised ModelInferResponses: raw tensors always, since Triton's Python client reads nothing else of numbers.
+
+    What the answers of a batch have in common is serialised once. Protobuf reads concatenated messages as one message, so what
+    differs, the id, the time in the queue and the rows, follows as a second one.
+    """
+
+    def __init__(self) -> None:
+        self._columns = Columns()
+        self._counted: Counted | None = None
+        self._common: dict[tuple[str, int, tuple[Output, ...]], bytes] = {}
+
+    def encode(self, request: pb.ModelInferRequest, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
+        start, stop = answer.start, answer.stop
+        own = pb.ModelInferResponse(
+            id=request.id,
+            raw_output_contents=[column.raw(start, stop) for column in self._columns.of(answer, outputs)],
+        )
+        own.parameters["ensemble_queue_us"].int64_param = queue_microseconds(answer)
+        serialised: bytes = own.SerializeToString()
+        return self._common_part(request.model_name, answer, outputs) + serialised
+
+    def _common_part(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
+        if self._counted is not answer.counted:
+            self._counted, self._common = answer.counted, {}
+        key = (model_name, answer.rows, outputs)
+        common = self._common.get(key)
+        if common is None:
+            common = self._common[key] = _common(model_name, answer, outputs).SerializeToString()
+        return common
+
+
+def _common(model_name: str, answer: Answer, outputs: Sequence[Output]) -> pb.ModelInferResponse:
+    response = pb.ModelInferResponse(model_name=model_name, model_version=answer.live.version)
+    for name, value in parameters(answer).items():
+        setattr(response.parameters[name], FIELDS[type(value)], value)
     for output in outputs:
-        response.outputs.add(name=output.name, datatype=output.datatype, shape=[answer.rows, *output.dims(spec)])
-        response.raw_output_contents.append(output.raw(answer))
+        shape = [answer.rows, *output.dims(answer.live.spec)]
+        response.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
     return response
+
+
+FIELDS = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}

@@ -13,9 +13,12 @@ from serving.catalog import Model
 from serving.errors import InvalidRequest
 from serving.wire import oip
 from serving.wire.codec import flattened, rows_from_bytes, rows_from_values
+from serving.wire.columns import Columns, Output, parameters, queue_microseconds, requested
 from serving.wire.exchange import HTTP, Serving
 
 __all__ = ["HttpAnswer", "Model", "infer", "oip"]
+
+COLUMNS = Columns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Envelope:
 
 async def infer(serving: Serving, name: str, version: str, body: bytes, header_length: str) -> HttpAnswer:
     """Answer `POST …/infer`. `header_length`: the text of Inference-Header-Content-Length, "" without one. Raises a Fault."""
-    wanted: list[tuple[oip.Output, bool]] = []
+    wanted: list[tuple[Output, bool]] = []
     request_id = ""
 
     def decode(arrived: float) -> Request:
@@ -133,7 +136,7 @@ def _shape(shape: Any) -> list[int]:
     return shape
 
 
-def _wanted(envelope: Envelope) -> list[tuple[oip.Output, bool]]:
+def _wanted(envelope: Envelope) -> list[tuple[Output, bool]]:
     """The outputs, each with whether it goes out as binary."""
     outputs = envelope.content.get("outputs") or []
     if not isinstance(outputs, list):
@@ -141,30 +144,25 @@ def _wanted(envelope: Envelope) -> list[tuple[oip.Output, bool]]:
     outputs = [mapping(output, "outputs") for output in outputs]
     binary = bool(envelope.parameters.get("binary_data_output", False))
     flags = [mapping(output.get("parameters", {}), "parameters").get("binary_data", binary) for output in outputs]
-    named = oip.requested([_text(output.get("name", ""), "outputs") for output in outputs])
+    named = requested([_text(output.get("name", ""), "outputs") for output in outputs])
     return list(zip(named, flags or [binary] * len(named), strict=True))
 
 
-def _encode(name: str, request_id: str, answer: Answer, wanted: Sequence[tuple[oip.Output, bool]]) -> HttpAnswer:
-    spec = answer.live.spec
+def _encode(name: str, request_id: str, answer: Answer, wanted: Sequence[tuple[Output, bool]]) -> HttpAnswer:
     outputs, binary = [], []
-    for output, as_binary in wanted:
-        tensor: dict[str, Any] = {
-            "name": output.name,
-            "datatype": output.datatype,
-            "shape": [answer.rows, *output.dims(spec)],
-        }
+    for column, (output, as_binary) in zip(COLUMNS.of(answer, [o for o, _ in wanted]), wanted, strict=True):
+        shape = [answer.rows, *output.dims(answer.live.spec)]
+        tensor: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": shape}
         if as_binary:
-            binary.append(output.raw(answer))
+            binary.append(column.raw(answer.start, answer.stop))
             tensor["parameters"] = {"binary_data_size": len(binary[-1])}
         else:
-            values = output.values(answer)
-            tensor["data"] = values if isinstance(values, list) else values.ravel()
+            tensor["data"] = column.values(answer.start, answer.stop)
         outputs.append(tensor)
     content = {
         "model_name": name,
         "model_version": answer.live.version,
-        "parameters": oip.response_parameters(answer),
+        "parameters": {**parameters(answer), "ensemble_queue_us": queue_microseconds(answer)},
         "outputs": outputs,
     }
     if request_id:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ensembles.spec import EnsembleSpec, InputSpec
 from serving.catalog import Catalog
-from serving.wire.oip import ALL_OUTPUTS
+from serving.wire.columns import ALL_OUTPUTS
 
 Schema = dict[str, Any]
 

@@ -1,0 +1,131 @@
+"""The outputs of the Open Inference Protocol, and a batch's answers as their bytes, made once for all requests in the batch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensembles.spec import EnsembleSpec
+from serving.aggregator import Answer
+from serving.catalog import Live
+from serving.errors import InvalidRequest
+from serving.records import Counted, Outcome
+
+MICROSECONDS = 1e6
+
+Parameter = bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    """One output tensor of every model. `dims`: its shape behind the batch dimension; `values`: of a batch, [n, *dims]."""
+
+    name: str
+    datatype: str
+    dims: Callable[[EnsembleSpec], list[int]]
+    values: Callable[[Live, Counted], NDArray[Any]]
+
+
+def _labels(live: Live, counted: Counted) -> NDArray[Any]:
+    return live.label_names[counted.result.label_index]  # the last name, for -1, is the empty one of an abstention
+
+
+def _exact(live: Live, counted: Counted) -> NDArray[np.bool_]:
+    return np.full(counted.rows, counted.exact)
+
+
+OUTPUTS = {
+    output.name: output
+    for output in (
+        Output("label", "BYTES", lambda spec: [], _labels),
+        Output("label_index", "INT64", lambda spec: [], lambda live, counted: counted.result.label_index),
+        Output(
+            "probabilities",
+            "FP32",
+            lambda spec: [len(spec.labels)],
+            lambda live, counted: counted.result.probabilities,
+        ),
+        Output("agreement", "FP32", lambda spec: [], lambda live, counted: counted.result.agreement),
+        Output("margin", "FP32", lambda spec: [], lambda live, counted: counted.result.margin),
+        Output("votes", "INT64", lambda spec: [len(spec.members)], lambda live, counted: counted.result.votes),
+        Output("exact", "BOOL", lambda spec: [], _exact),
+    )
+}
+ALL_OUTPUTS = tuple(OUTPUTS.values())
+
+
+def requested(names: Sequence[str]) -> tuple[Output, ...]:
+    """The outputs of these names; all, if there are none. Raises InvalidRequest."""
+    if not names:
+        return ALL_OUTPUTS
+    if len(names) > len(OUTPUTS):
+        raise InvalidRequest(f"found {len(names)} requested outputs, expected at most {len(OUTPUTS)}")
+    for name in names:
+        if name not in OUTPUTS:
+            raise InvalidRequest(f"unknown output {name[:64]!r}, expected one of {', '.join(OUTPUTS)}")
+    return tuple(OUTPUTS[name] for name in names)
+
+
+class Column:
+    """One output of a whole batch, as values and as the protocol's raw bytes, from which each request takes its rows."""
+
+    def __init__(self, output: Output, live: Live, counted: Counted) -> None:
+        self.output = output
+        self._values = output.values(live, counted)
+        if output.datatype == "BYTES":
+            encoded = [text.encode() for text in self._values.tolist()]
+            self._elements = [len(text).to_bytes(4, "little") + text for text in encoded]
+        else:
+            self._raw = self._values.tobytes()
+            self._row_bytes = len(self._raw) // counted.rows
+
+    def raw(self, start: int, stop: int) -> bytes:
+        if self.output.datatype == "BYTES":
+            return b"".join(self._elements[start:stop])
+        return self._raw[start * self._row_bytes : stop * self._row_bytes]
+
+    def values(self, start: int, stop: int) -> list[Any] | NDArray[Any]:
+        """Flat, for JSON."""
+        values = self._values[start:stop]
+        return values.tolist() if self.output.datatype == "BYTES" else values.ravel()
+
+
+class Columns:
+    """The columns of the batch that was encoded last; its requests are answered one right after the other."""
+
+    def __init__(self) -> None:
+        self._counted: Counted | None = None
+        self._columns: dict[str, Column] = {}
+
+    def of(self, answer: Answer, outputs: Sequence[Output]) -> list[Column]:
+        if self._counted is not answer.counted:
+            self._counted, self._columns = answer.counted, {}
+        columns = self._columns
+        for output in outputs:
+            if output.name not in columns:
+                columns[output.name] = Column(output, answer.live, answer.counted)
+        return [columns[output.name] for output in outputs]
+
+
+def parameters(answer: Answer) -> dict[str, Parameter]:
+    """The response parameters that all requests of a batch with as many rows share: all but the time in the queue."""
+    counted = answer.counted
+    return {
+        "ensemble_policy": counted.policy,
+        "ensemble_partial": counted.partial,
+        "ensemble_members_ok": ",".join(counted.members(Outcome.OK)),
+        "ensemble_members_failed": ",".join(counted.members(Outcome.FAILED)),
+        "ensemble_members_late": ",".join(counted.members(Outcome.LATE)),
+        "ensemble_members_skipped": ",".join(counted.members(Outcome.SKIPPED)),
+        "ensemble_compute_us": int(counted.compute_seconds * MICROSECONDS),
+        "ensemble_vote_us": int(counted.vote_seconds * MICROSECONDS),
+        "ensemble_device_seconds": answer.device_seconds,
+        "ensemble_cost_usd": answer.cost_usd,
+        "ensemble_digest": answer.live.digest,
+    }
+
+
+def queue_microseconds(answer: Answer) -> int:
+    return int(answer.queue_seconds * MICROSECONDS)
