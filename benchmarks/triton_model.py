@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as triton
+import triton_python_backend_utils as triton  # type: ignore[import-not-found]  # is there only inside Triton
 
 from benchmarks.ensemble import INPUT, Ensemble, Vote
 

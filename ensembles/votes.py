@@ -163,8 +163,8 @@ def _borda(table: _Table) -> Floats:
     """Points 0 to K-1 by rank within each member, equal probabilities sharing the points of their places."""
     classes = table.scores.shape[2]
     most = classes * (classes - 1) / 2
-    points: Floats = (table.weights[:, None, :] @ _places(table.scores))[:, 0]
-    return points / (table.total[:, None] * most)
+    points: Floats = (table.weights[:, None, :] @ _places(table.scores))[:, 0] / most
+    return points / table.total[:, None]
 
 
 def _places(scores: NDArray[np.floating]) -> Floats:

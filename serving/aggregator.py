@@ -19,7 +19,7 @@ from serving.records import Counted
 from serving.telemetry import Telemetry
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One request, decoded. `arrived`: an instant of `time.perf_counter`; `timeout`: seconds from then, None for no own one.
 
@@ -33,7 +33,7 @@ class Request:
     timeout: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """Rows `start` to `stop` of a counted batch. Times in seconds; money and device time are this request's share by rows."""
 

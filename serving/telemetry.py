@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from serving.ledger import Ledger
 from serving.records import Counted, MemberRun, Outcome
+from serving.series import Counter, Histogram
 
 SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """From 250 µs, since small members answer in less than a millisecond; each twice the last."""
@@ -16,7 +17,7 @@ SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.1
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Handled:
     """One request, answered or not. `ensemble` and `policy` are "" where the request named none that exists."""
 
@@ -33,97 +34,84 @@ class Telemetry:
     """The series of one process, in a registry of their own."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self.registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "ensemble_requests", "Requests", ["ensemble", "policy", "protocol", "code"], registry=registry
-        )
-        self._predictions = Counter("ensemble_predictions", "Rows answered", ["ensemble", "policy"], registry=registry)
-        self._request_seconds = Histogram(
-            "ensemble_request_seconds",
-            "From the arrival of a request to its answer",
-            ["ensemble", "policy"],
-            buckets=SECONDS,
-            registry=registry,
+        self.registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Requests", "ensemble", "policy", "protocol", "code")
+        self._predictions = self._counter("predictions", "Rows answered", "ensemble", "policy")
+        self._request_seconds = self._histogram(
+            "request_seconds", "From the arrival of a request to its answer", SECONDS, "ensemble", "policy"
         )
         self._queue_seconds = self._histogram(
-            "ensemble_queue_seconds", "From arrival to the start of the batch", SECONDS
+            "queue_seconds", "From arrival to the start of the batch", SECONDS, "ensemble"
         )
-        self._vote_seconds = self._histogram("ensemble_vote_seconds", "Counting the votes of a batch", SECONDS)
-        self._batch_rows = self._histogram("ensemble_batch_rows", "Rows of a batch", ROWS)
-        self._member_seconds = Histogram(
-            "ensemble_member_seconds", "One run of a member", ["ensemble", "member"], buckets=SECONDS, registry=registry
+        self._vote_seconds = self._histogram("vote_seconds", "Counting the votes of a batch", SECONDS, "ensemble")
+        self._batch_rows = self._histogram("batch_rows", "Rows of a batch", ROWS, "ensemble")
+        self._member_seconds = self._histogram("member_seconds", "One run of a member", SECONDS, "ensemble", "member")
+        self._member_rows = self._counter(
+            "member_rows", "Rows by what became of the member's vote", "ensemble", "member", "outcome"
         )
-        self._member_rows = Counter(
-            "ensemble_member_rows", "Rows by what became of the member's vote", ["ensemble", "member", "outcome"],
-            registry=registry,
-        )  # fmt: skip
-        spent = ["ensemble", "policy", "member", "device"]
-        self._device_seconds = Counter(
-            "ensemble_device_seconds",
-            "Device time spent on members, shared by those that overlap",
-            spent,
-            registry=registry,
+        spent = ("ensemble", "policy", "member", "device")
+        self._device_seconds = self._counter(
+            "device_seconds", "Device time spent on members, shared by those that overlap", *spent
         )
-        self._cost = Counter(
-            "ensemble_cost_usd", "The price of the device time spent on members, in USD", spent, registry=registry
+        self._cost = self._counter("cost_usd", "The price of the device time spent on members, in USD", *spent)
+        self._dissents = self._counter(
+            "dissents", "Rows where the member's vote was not the answer", "ensemble", "member"
         )
-        self._dissents = Counter(
-            "ensemble_dissents",
-            "Rows where the member's vote was not the answer",
-            ["ensemble", "member"],
-            registry=registry,
-        )
-        self._shed = Counter("ensemble_shed", "Requests refused before they cost anything", ["ensemble", "reason"],
-                             registry=registry)  # fmt: skip
-        registry.register(_Idle(ledger))
+        self._shed = self._counter("shed", "Requests refused before they cost anything", "ensemble", "reason")
+        self.registry.register(_Idle(ledger))
         self._of_request: dict[tuple[str, ...], tuple[Any, ...]] = {}
         self._of_member: dict[tuple[str, str, str], tuple[Any, ...]] = {}
         self._of_batch: dict[str, tuple[Any, ...]] = {}
 
-    def _histogram(self, name: str, help_text: str, buckets: Iterable[float]) -> Histogram:
-        return Histogram(name, help_text, ["ensemble"], buckets=tuple(buckets), registry=self.registry)
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        counter = Counter(f"ensemble_{name}", help_text, labels)
+        self.registry.register(counter)
+        return counter
+
+    def _histogram(self, name: str, help_text: str, bounds: Sequence[float], *labels: str) -> Histogram:
+        histogram = Histogram(f"ensemble_{name}", help_text, labels, bounds)
+        self.registry.register(histogram)
+        return histogram
 
     def request(self, handled: Handled) -> None:
         """Count one request."""
         key = (handled.ensemble, handled.policy, handled.protocol, handled.code)
         series = self._of_request.get(key)
         if series is None:
-            series = self._of_request[key] = self._request_series(handled)
+            ensemble, policy = handled.ensemble, handled.policy
+            answered = handled.code == "OK"
+            series = self._of_request[key] = (
+                self._requests.of(*key),
+                self._request_seconds.of(ensemble, policy),
+                self._predictions.of(ensemble, policy) if answered else None,
+                self._queue_seconds.of(ensemble) if answered else None,
+            )
         requests, seconds, predictions, queued = series
-        requests.inc()
-        seconds.observe(handled.seconds)
-        if handled.code == "OK":
-            predictions.inc(handled.rows)
-            queued.observe(handled.queue_seconds)
-
-    def _request_series(self, handled: Handled) -> tuple[Any, ...]:
-        ensemble, policy = handled.ensemble, handled.policy
-        return (
-            self._requests.labels(ensemble, policy, handled.protocol, handled.code),
-            self._request_seconds.labels(ensemble, policy),
-            self._predictions.labels(ensemble, policy) if handled.code == "OK" else None,
-            self._queue_seconds.labels(ensemble) if handled.code == "OK" else None,
-        )
+        requests.add(1)
+        seconds.add(handled.seconds)
+        if predictions is not None:
+            predictions.add(handled.rows)
+            queued.add(handled.queue_seconds)
 
     def runs(self, ensemble: str, policy: str, rows: int, runs: Sequence[MemberRun]) -> None:
         """Count what the members did for a batch and what that cost, whether or not an answer came of it."""
         for run in runs:
             by_outcome, seconds, device_seconds, cost = self._member(ensemble, policy, run)
-            by_outcome[run.outcome].inc(rows)
+            by_outcome[run.outcome].add(rows)
             if run.outcome is not Outcome.SKIPPED:
-                seconds.observe(run.seconds)
-                device_seconds.inc(run.device_seconds)
-                cost.inc(run.cost_usd)
+                seconds.add(run.seconds)
+                device_seconds.add(run.device_seconds)
+                cost.add(run.cost_usd)
 
     def _member(self, ensemble: str, policy: str, run: MemberRun) -> tuple[Any, ...]:
         key = (ensemble, policy, run.member)
         series = self._of_member.get(key)
         if series is None:
             series = self._of_member[key] = (
-                {outcome: self._member_rows.labels(ensemble, run.member, outcome) for outcome in Outcome},
-                self._member_seconds.labels(ensemble, run.member),
-                self._device_seconds.labels(ensemble, policy, run.member, run.device),
-                self._cost.labels(ensemble, policy, run.member, run.device),
+                {outcome: self._member_rows.of(ensemble, run.member, outcome.value) for outcome in Outcome},
+                self._member_seconds.of(ensemble, run.member),
+                self._device_seconds.of(ensemble, policy, run.member, run.device),
+                self._cost.of(ensemble, policy, run.member, run.device),
             )
         return series
 
@@ -131,24 +119,25 @@ class Telemetry:
         """Count one batch that was answered, and who dissented."""
         series = self._of_batch.get(counted.ensemble)
         if series is None:
-            series = self._of_batch[counted.ensemble] = self._batch_series(counted)
+            ensemble = counted.ensemble
+            dissents = [self._dissents.of(ensemble, run.member) for run in counted.runs]
+            series = self._of_batch[ensemble] = (
+                self._batch_rows.of(ensemble),
+                self._vote_seconds.of(ensemble),
+                dissents,
+            )
         rows, vote_seconds, dissents = series
-        rows.observe(counted.rows)
-        vote_seconds.observe(counted.vote_seconds)
+        rows.add(counted.rows)
+        vote_seconds.add(counted.vote_seconds)
         result = counted.result
         agreed = (result.votes == result.label_index[:, None]).sum(axis=0).tolist()
         for run, dissent, same in zip(counted.runs, dissents, agreed, strict=True):
             if run.outcome is Outcome.OK:
-                dissent.inc(counted.rows - same)
-
-    def _batch_series(self, counted: Counted) -> tuple[Any, ...]:
-        ensemble = counted.ensemble
-        dissents = [self._dissents.labels(ensemble, run.member) for run in counted.runs]
-        return self._batch_rows.labels(ensemble), self._vote_seconds.labels(ensemble), dissents
+                dissent.add(counted.rows - same)
 
     def shed(self, ensemble: str, reason: str) -> None:
         """Count a request that was refused before it cost anything."""
-        self._shed.labels(ensemble, reason).inc()
+        self._shed.of(ensemble, reason).add(1)
 
     def watch(self, name: str, help_text: str, samples: Callable[[], Iterable[tuple[dict[str, str], float]]]) -> None:
         """A gauge that is read when it is asked for: `samples` gives its labels and values."""

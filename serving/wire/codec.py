@@ -21,7 +21,7 @@ WINDOW_BITS = {"gzip": 31, "deflate": 15}
 
 def rows_from_bytes(given: InputSpec, datatype: str, shape: Sequence[int], data: bytes) -> NDArray[Any]:
     """Rows [n, *shape] as a view on little-endian, row-major bytes. Raises InvalidRequest."""
-    check_signature(given, datatype, shape)
+    shape = check_signature(given, datatype, shape)
     expected = shape[0] * given.row_bytes
     if len(data) != expected:
         raise InvalidRequest(
@@ -34,7 +34,7 @@ def rows_from_bytes(given: InputSpec, datatype: str, shape: Sequence[int], data:
 
 def rows_from_values(given: InputSpec, datatype: str, shape: Sequence[int], values: Sequence[Any]) -> NDArray[Any]:
     """Rows [n, *shape] from flat numbers. Raises InvalidRequest."""
-    check_signature(given, datatype, shape)
+    shape = check_signature(given, datatype, shape)
     expected = shape[0] * given.row_bytes // given.dtype.itemsize
     if len(values) != expected:
         raise InvalidRequest(
@@ -102,15 +102,17 @@ def _check_integers(given: InputSpec, array: NDArray[Any]) -> None:
         )
 
 
-def check_signature(given: InputSpec, datatype: str, shape: Sequence[int]) -> None:
-    """Whether datatype and shape are the input's. Raises InvalidRequest."""
-    if datatype != given.datatype or len(shape) != len(given.shape) + 1 or tuple(shape[1:]) != given.shape:
+def check_signature(given: InputSpec, datatype: str, found: Sequence[int]) -> tuple[int, ...]:
+    """The shape, if it and the datatype are the input's. Raises InvalidRequest."""
+    shape = tuple(found)
+    if datatype != given.datatype or shape[1:] != given.shape:
         expected = ", ".join(map(str, ["rows", *given.shape]))
         raise InvalidRequest(
             f"input {given.name!r}: found {datatype[:16]} {_shown(shape)}, expected {given.datatype} [{expected}]"
         )
     if shape[0] < 1:
         raise InvalidRequest(f"input {given.name!r}: found {shape[0]} rows, expected at least 1")
+    return shape
 
 
 def _shown(shape: Sequence[int]) -> str:

@@ -79,6 +79,11 @@ class Serving:
         return Handled(ensemble, policy, protocol, code, 0, time.perf_counter() - arrived)
 
 
+def sooner(first: float | None, second: float | None) -> float | None:
+    """The smaller of two timeouts, None being none."""
+    return min((seconds for seconds in (first, second) if seconds is not None), default=None)
+
+
 def _row_bytes(given: InputSpec) -> int:
     """Of one row in its longest form, which is JSON."""
     return given.row_bytes // given.dtype.itemsize * max(JSON_BYTES_PER_VALUE, given.dtype.itemsize)

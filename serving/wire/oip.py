@@ -28,17 +28,16 @@ from serving.wire.columns import (
     queue_microseconds,
     requested,
 )
-from serving.wire.exchange import GRPC, Serving
+from serving.wire.exchange import GRPC, Serving, sooner
 
 PLATFORM = "scrutin"
 EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_configuration"]
 
 
-def check_input_name(spec: EnsembleSpec, names: Sequence[str]) -> None:
-    """Raises InvalidRequest unless the one input is named as the manifest does."""
-    if len(names) != 1 or names[0] != spec.input.name:
-        found = ", ".join(repr(name[:64]) for name in names[:4]) or "none"
-        raise InvalidRequest(f"found the inputs {found}, expected one named {spec.input.name!r}")
+def wrong_inputs(spec: EnsembleSpec, names: Sequence[str]) -> InvalidRequest:
+    """For inputs that are not the one of the manifest."""
+    found = ", ".join(repr(name[:64]) for name in names[:4]) or "none"
+    return InvalidRequest(f"found the inputs {found}, expected one named {spec.input.name!r}")
 
 
 def policy_of(parameters: dict[str, Any]) -> str:
@@ -147,15 +146,11 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def _request(self, request: pb.ModelInferRequest, arrived: float, remaining: float | None) -> Request:
         model = self._serving.catalog.find(request.model_name, request.model_version)
+        rows = decode(model.live.spec, request)
+        if not request.parameters:
+            return Request(model, rows, arrived, "", remaining)
         given = {name: _value(parameter) for name, parameter in request.parameters.items()}
-        timeouts = [seconds for seconds in (timeout_of(given), remaining) if seconds is not None]
-        return Request(
-            model=model,
-            rows=decode(model.live.spec, request),
-            arrived=arrived,
-            policy=policy_of(given),
-            timeout=min(timeouts, default=None),
-        )
+        return Request(model, rows, arrived, policy_of(given), sooner(timeout_of(given), remaining))
 
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: ServicerContext
@@ -195,8 +190,10 @@ CONTENTS = {
 
 def decode(spec: EnsembleSpec, request: pb.ModelInferRequest) -> NDArray[Any]:
     """The rows of a request, raw or typed. Raises InvalidRequest."""
-    check_input_name(spec, [tensor.name for tensor in request.inputs])
-    tensor = request.inputs[0]
+    inputs = request.inputs
+    if len(inputs) != 1 or inputs[0].name != spec.input.name:
+        raise wrong_inputs(spec, [tensor.name for tensor in inputs[:4]])
+    tensor = inputs[0]
     typed = tensor.HasField("contents")
     raw = len(request.raw_input_contents)
     if raw:

@@ -106,7 +106,8 @@ def _rows(spec: EnsembleSpec, envelope: Envelope) -> NDArray[Any]:
     if not isinstance(inputs, list):
         raise InvalidRequest("inputs: expected a list of one tensor")
     tensors = [mapping(tensor, "inputs") for tensor in inputs[:4]]
-    oip.check_input_name(spec, [str(tensor.get("name", "")) for tensor in tensors])
+    if len(inputs) != 1 or tensors[0].get("name") != spec.input.name:
+        raise oip.wrong_inputs(spec, [str(tensor.get("name", "")) for tensor in tensors])
     tensor = tensors[0]
     datatype, shape = _text(tensor.get("datatype", ""), "datatype"), _shape(tensor.get("shape"))
     size = mapping(tensor.get("parameters", {}), "parameters").get("binary_data_size")

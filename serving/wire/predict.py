@@ -16,7 +16,7 @@ from serving.catalog import Live
 from serving.errors import Fault, InvalidRequest
 from serving.records import Outcome
 from serving.wire.codec import row_from_image, rows_from_bytes
-from serving.wire.exchange import GRPC, Serving
+from serving.wire.exchange import GRPC, Serving, sooner
 from serving.wire.status import status
 
 MICROSECONDS = 1e6
@@ -52,8 +52,7 @@ class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
         if request.timeout_microseconds < 0:
             raise InvalidRequest(f"timeout_microseconds: found {request.timeout_microseconds}, expected 0 or more")
         own = request.timeout_microseconds / MICROSECONDS or None
-        timeouts = [seconds for seconds in (own, remaining) if seconds is not None]
-        return Request(model, decode(model.live.spec, request), arrived, request.policy, min(timeouts, default=None))
+        return Request(model, decode(model.live.spec, request), arrived, request.policy, sooner(own, remaining))
 
     async def PredictStream(
         self, request_iterator: AsyncIterator[pb.PredictRequest], context: ServicerContext

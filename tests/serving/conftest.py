@@ -1,0 +1,246 @@
+"""Servers to call: the real `serving run` in its own process, and the scripted one for members that are slow or fail."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from prometheus_client.parser import text_string_to_metric_families
+
+from ensembles import repository
+from scrutin.v1 import ensemble_pb2_grpc
+
+ROOT = Path(__file__).parents[2]
+BIN = ROOT / ".venv" / "bin"
+SERVING = str(BIN / "serving") if BIN.exists() else "serving"
+START_SECONDS = 60
+STOP_SECONDS = 60
+
+
+@dataclass
+class Reply:
+    """An HTTP answer."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+class Running:
+    """A server in its own process. `grpc`, `http`, `metrics`: host:port, known once `wait` has returned."""
+
+    def __init__(self, command, folder: Path, environment=None) -> None:
+        self.out, self.err = folder / "stdout", folder / "stderr"
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**os.environ, **(environment or {})}
+            )
+        self.grpc = self.http = self.metrics = ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self.err.read_text()
+
+    def wait(self) -> "Running":
+        """Until the addresses are printed, which is when the server is ready."""
+        self.until(lambda: self.process.poll() is not None or "metrics  http" in self.out.read_text(), START_SECONDS)
+        addresses = dict(re.findall(r"^(\w+) +\w+://([^/\n]+)", self.out.read_text(), re.MULTILINE))
+        assert addresses.keys() >= {"grpc", "http", "metrics"}, f"not ready; {self.out.read_text()}{self.log}"
+        self.grpc, self.http, self.metrics = addresses["grpc"], addresses["http"], addresses["metrics"]
+        return self
+
+    def until(self, true, seconds: float = 10.0) -> None:
+        """Wait for something to become true."""
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < deadline, f"still not so after {seconds} s; the log says: {self.log[-2000:]}"
+            time.sleep(0.01)
+
+    def get(self, path: str, **headers: str) -> Reply:
+        return self.request("GET", path, headers=headers)
+
+    def post(self, path: str, body=b"", headers=None) -> Reply:
+        """`body`: bytes, or what becomes JSON."""
+        return self.request("POST", path, body if isinstance(body, bytes) else json.dumps(body).encode(), headers)
+
+    def request(self, method: str, path: str, body=None, headers=None, address: str = "") -> Reply:
+        connection = http.client.HTTPConnection(address or self.http, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return Reply(response.status, response.headers, response.read())
+
+    def families(self):
+        """What `GET /metrics` shows, by name."""
+        text = self.request("GET", "/metrics", address=self.metrics).body.decode()
+        return {family.name: family for family in text_string_to_metric_families(text)}
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum over all series of this name and these labels."""
+        return sum(
+            sample.value
+            for family in self.families().values()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    @contextlib.contextmanager
+    def stub(self):
+        """The typed service on a channel of its own."""
+        with grpc.insecure_channel(self.grpc) as channel:
+            yield ensemble_pb2_grpc.EnsembleServiceStub(channel)
+
+    @contextlib.contextmanager
+    def socket(self):
+        """A bare connection to the HTTP port."""
+        host, port = self.http.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            yield connection
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def ended(self, seconds: float = STOP_SECONDS) -> int:
+        """The exit code, once there is one."""
+        return self.process.wait(seconds)
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.signal()
+        return self.ended()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def ending_well(server: Running):
+    """Stopped by SIGTERM behind the block, unless the block did it, and with exit code 0."""
+    try:
+        yield server
+        assert server.stop() == 0, server.log
+    finally:
+        server.kill()
+
+
+def flags(**given: object) -> list[str]:
+    """`price_per_hour=1` becomes `--price-per-hour 1`; ports are free ones unless they are given."""
+    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    return [str(part) for key, value in {**ports, **given}.items() for part in ("--" + key.replace("_", "-"), value)]
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory):
+    """`with launch(repository, …, price_per_hour=1) as server`: the real `serving run`."""
+
+    def launch(*repositories: Path, ready: bool = True, **given: object):
+        server = Running([SERVING, "run", *map(str, repositories), *flags(**given)], tmp_path_factory.mktemp("serving"))
+        return ending_well(server.wait() if ready else server)
+
+    return launch
+
+
+@pytest.fixture(scope="session")
+def launch_scripted(tmp_path_factory):
+    """`with launch_scripted(script, repository, …) as server`: see `scripted_app.py`."""
+
+    def launch(script, *repositories: Path, **given: object):
+        ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+        settings = json.dumps({"repositories": list(map(str, repositories)), **ports, **given})
+        command = [sys.executable, str(Path(__file__).with_name("scripted_app.py")), settings]
+        return ending_well(Running(command, tmp_path_factory.mktemp("scripted"), {"SCRIPT": json.dumps(script)}).wait())
+
+    return launch
+
+
+@pytest.fixture(scope="session")
+def server(launch):
+    """exported_models/digits, served once for all tests that only ask."""
+    with launch(ROOT / "exported_models" / "digits") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stub(server):
+    with server.stub() as stub:
+        yield stub
+
+
+@pytest.fixture
+def free_ports():
+    """Three ports that nobody uses right now, as flags."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(contextlib.closing(socket.socket())) for _ in range(3)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        ports = [each.getsockname()[1] for each in sockets]
+    return dict(zip(("http_port", "grpc_port", "metrics_port"), ports, strict=True))
+
+
+def graph(name: str, datatype: str, shape, classes: int) -> bytes:
+    """[batch, *shape] to the softmax of the first `classes` numbers of each row."""
+    element = getattr(TensorProto, {"FP32": "FLOAT", "FP64": "DOUBLE", "FP16": "FLOAT16"}.get(datatype, datatype))
+    weights = np.eye(int(np.prod(shape)), classes, dtype=np.float32)
+    made = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["numbers"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["numbers"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["y"], axis=1),
+        ],
+        name,
+        [helper.make_tensor_value_info("x", element, ["batch", *shape])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", classes])],
+        [helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.tobytes(), raw=True)],
+    )
+    return helper.make_model(
+        made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name=name
+    ).SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def write_tiny(tmp_path_factory):
+    """`write_tiny("name", ["a", "b"], datatype="FP32", shape=[4], limits={…})` writes an ensemble of two classes, and gives its path.
+
+    Every member answers with the softmax of a row's first two numbers; the samples are all of class 0.
+    """
+
+    def write(name: str, members, datatype: str = "FP32", shape=(4,), **manifest: object) -> Path:
+        dtype = np.dtype({"FP32": "f4", "FP64": "f8", "FP16": "f2"}.get(datatype, datatype.lower()))
+        x = np.zeros((8, *shape), dtype)
+        x.reshape(8, -1)[:, 0] = 1
+        folder = tmp_path_factory.mktemp("repositories") / name
+        content = {
+            "name": name,
+            "labels": ["no", "yes"],
+            "input": {"name": "x", "datatype": datatype, "shape": list(shape)},
+            "members": [{"name": member, "emits": "probabilities"} for member in members],
+            **manifest,
+        }
+        models = {member: graph(f"{name}.{member}", datatype, shape, 2) for member in members}
+        repository.write(folder, content, models, (x, np.zeros(8, np.int64)))
+        return folder
+
+    return write
