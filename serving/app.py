@@ -22,6 +22,7 @@ from serving import catalog
 from serving.aggregator import Aggregator
 from serving.batcher import Books
 from serving.catalog import Catalog, LoadMember
+from serving.door import take_precedence
 from serving.ledger import Ledger
 from serving.settings import Settings, from_environment
 from serving.statistics import Statistics
@@ -83,6 +84,7 @@ class Server:
 
     async def start(self) -> None:
         """Return at once; load in the background, so that liveness answers meanwhile."""
+        take_precedence()
         await self._tell_health()
         self._spawn(self._load())
         _on_termination(lambda: self._spawn(self._stop()))

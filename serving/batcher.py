@@ -1,6 +1,7 @@
 """Drives one ensemble's queue and members: whenever an executor is free, what waits runs. Does; decides nothing."""
 
 import asyncio
+import ctypes
 import logging
 import time
 from collections.abc import Sequence
@@ -21,6 +22,10 @@ from serving.statistics import Statistics
 from serving.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
+
+yield_core = ctypes.CDLL(None).sched_yield  # unlike os.sched_yield it lets go of the interpreter meanwhile
+YIELDS = 4
+"""At the most between two batches: what arrives takes two of them to get here, headers and body."""
 
 
 class Entry:
@@ -90,10 +95,23 @@ class Batcher:
                     entry.refuse(DeadlinePassed("the deadline passed while the request waited in the queue"))
                 if taken.batch:
                     await self._run(taken.batch)
-                # Let the answers go out and what has arrived meanwhile come in, so that the next batch is as full as it can be.
-                await asyncio.sleep(0)
+                await self._let_others_in()
         finally:
             self._free += 1
+
+    async def _let_others_in(self) -> None:
+        """Let answers go out and what has arrived meanwhile come in, so that the next batch is as full as it can be.
+
+        Requests reach this thread through others, which the kernel keeps waiting for as long as this one computes. To yield
+        costs nothing where nobody waits, and where many do, it halves the price of a request.
+        """
+        for _ in range(YIELDS):
+            waiting = len(self.queue)
+            yield_core()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            if len(self.queue) == waiting:
+                return
 
     async def _run(self, batch: list[Entry]) -> None:
         try:

