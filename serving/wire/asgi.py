@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from serving.wire import http
 from serving.wire.exchange import Serving
 from serving.wire.grpc import GrpcCall, Methods, Receive, Send
+from serving.wire.oip_http import Inference
 
 LOOK_SECONDS = 0.025
 """How often those who have waited that long are asked whether they are still there.
@@ -48,6 +49,7 @@ class Application:
     ) -> None:  # fmt: skip
         self._serving = serving
         self._methods = methods
+        self._inference = Inference(serving)
         self._ready = ready
         self._lifespan = lifespan
         self._metrics_port = metrics_port
@@ -83,7 +85,7 @@ class Application:
                 await rpc.serve(self._methods, scope["path"], scope["headers"], call.read_whole)
             else:
                 headers = dict(scope["headers"])
-                request = http.HttpCall(headers, self._serving, self._ready, receive, call.read_whole)
+                request = http.HttpCall(headers, self._serving, self._inference, self._ready, receive, call.read_whole)
                 await http.serve(scope, request, send)
         except asyncio.CancelledError:
             pass  # the caller has left, see below; nobody is there to be answered

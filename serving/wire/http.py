@@ -9,11 +9,13 @@ from urllib.parse import unquote
 
 import orjson
 
+from serving.catalog import Model
 from serving.errors import Fault, Internal, QueueFull, TooLarge, Unknown, Unsupported
-from serving.wire import oip_http, openapi, predict_http
+from serving.wire import oip, openapi, predict_http
 from serving.wire.codec import WINDOW_BITS, compressed, decompressed
 from serving.wire.exchange import Serving
 from serving.wire.grpc import Complete, Gone, Receive, Send
+from serving.wire.oip_http import Inference
 from serving.wire.status import status
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class HttpCall:
 
     headers: Mapping[bytes, bytes]
     serving: Serving
+    inference: Inference
     ready: Callable[[], bool]
     receive: Receive
     complete: Complete
@@ -78,7 +81,7 @@ def _json(content: Any, code: int = 200) -> Reply:
 
 
 async def _server_metadata(call: HttpCall) -> Reply:
-    return _json(oip_http.oip.server_metadata())
+    return _json(oip.server_metadata())
 
 
 async def _live(call: HttpCall) -> Reply:
@@ -90,12 +93,12 @@ async def _ready(call: HttpCall) -> Reply:
     return _json({"ready": ready}, 200 if ready else 503)
 
 
-def _model(call: HttpCall) -> oip_http.Model:
+def _model(call: HttpCall) -> Model:
     return call.serving.catalog.find(call.names["model"], call.names.get("version") or "")
 
 
 async def _model_metadata(call: HttpCall) -> Reply:
-    return _json(oip_http.oip.model_metadata(_model(call)))
+    return _json(oip.model_metadata(_model(call)))
 
 
 async def _model_ready(call: HttpCall) -> Reply:
@@ -105,22 +108,22 @@ async def _model_ready(call: HttpCall) -> Reply:
 
 
 async def _model_config(call: HttpCall) -> Reply:
-    return _json(oip_http.oip.model_config(_model(call)))
+    return _json(oip.model_config(_model(call)))
 
 
 async def _model_stats(call: HttpCall) -> Reply:
-    return _json({"model_stats": oip_http.oip.model_statistics(call.serving, [_model(call)])})
+    return _json({"model_stats": oip.model_statistics(call.serving, [_model(call)])})
 
 
 async def _all_stats(call: HttpCall) -> Reply:
     models = call.serving.catalog.models.values()
-    return _json({"model_stats": oip_http.oip.model_statistics(call.serving, models)})
+    return _json({"model_stats": oip.model_statistics(call.serving, models)})
 
 
 async def _infer(call: HttpCall) -> Reply:
     body = await call.body()
     length = call.header(b"inference-header-content-length")
-    reply = await oip_http.infer(call.serving, call.names["model"], call.names.get("version") or "", body, length)
+    reply = await call.inference.infer(call.names["model"], call.names.get("version") or "", body, length)
     if reply.json_bytes is None:
         return Reply(reply.body)
     length_header = (b"inference-header-content-length", b"%d" % reply.json_bytes)

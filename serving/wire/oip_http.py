@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -9,16 +10,33 @@ from numpy.typing import NDArray
 
 from ensembles.spec import EnsembleSpec
 from serving.aggregator import Answer, Request
-from serving.catalog import Model
 from serving.errors import InvalidRequest
-from serving.wire import oip
+from serving.records import Counted
 from serving.wire.codec import flattened, rows_from_bytes, rows_from_values
-from serving.wire.columns import Columns, Output, parameters, queue_microseconds, requested
+from serving.wire.columns import Column, Columns, Output, parameters, queue_microseconds, requested
 from serving.wire.exchange import HTTP, Serving
+from serving.wire.oip import policy_of, timeout_of, wrong_inputs
 
-__all__ = ["HttpAnswer", "Model", "infer", "oip"]
+REMEMBERED_BYTES = 4096
+"""Heads up to this size are remembered when tensors are binary: then a client sends the very same one with each request."""
 
-COLUMNS = Columns()
+Wanted = tuple[tuple[Output, bool], ...]
+"""The outputs, each with whether it goes out as binary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the JSON of a request says. `binary_size`: of the tensor behind it, None when `data` has the values."""
+
+    request_id: str
+    names: tuple[str, ...]
+    datatype: str
+    shape: tuple[int, ...]
+    binary_size: int | None
+    data: Any
+    policy: str
+    timeout: float | None
+    wanted: Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,55 +47,137 @@ class HttpAnswer:
     json_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """The JSON part of a request, and the binary tensors behind it."""
+class Inference:
+    """`POST …/infer`."""
 
-    content: dict[str, Any]
-    binary: bytes
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._columns = Columns()
+        self._counted: Counted | None = None
+        self._common: dict[tuple[str, int, Wanted], bytes] = {}
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return mapping(self.content.get("parameters", {}), "parameters")
+    async def infer(self, name: str, version: str, body: bytes, header_length: str) -> HttpAnswer:
+        """Answer a request. `header_length`: the text of Inference-Header-Content-Length, "" without one. Raises a Fault."""
+        head: Head | None = None
+
+        def decode(arrived: float) -> Request:
+            nonlocal head
+            model = self._serving.catalog.find(name, version)
+            head, binary = _split(model.live.spec, body, header_length)
+            return Request(model, _rows(model.live.spec, head, binary), arrived, head.policy, head.timeout)
+
+        answer = await self._serving.answer(HTTP, name, decode)
+        assert head is not None  # noqa: S101  an answer means that the request was decoded
+        return self._encode(name, head, answer)
+
+    def _encode(self, name: str, head: Head, answer: Answer) -> HttpAnswer:
+        columns = self._columns.of(answer, [output for output, _ in head.wanted])
+        queue = b',"ensemble_queue_us":%d}' % queue_microseconds(answer)
+        own_id = b',"id":' + orjson.dumps(head.request_id) if head.request_id else b""
+        binary = [
+            column.raw(answer.start, answer.stop)
+            for column, (_, as_binary) in zip(columns, head.wanted, strict=True)
+            if as_binary
+        ]
+        text = b"".join([self._common_part(name, head.wanted, columns, answer), queue, own_id, b"}"])
+        return HttpAnswer(b"".join([text, *binary]), len(text) if binary else None)
+
+    def _common_part(self, name: str, wanted: Wanted, columns: Sequence[Column], answer: Answer) -> bytes:
+        """The JSON up to the parameters' last one. Requests of a batch share it when they have as many rows, all binary."""
+        if not all(as_binary for _, as_binary in wanted):
+            return _common(name, wanted, columns, answer)
+        if self._counted is not answer.counted:
+            self._counted, self._common = answer.counted, {}
+        key = (name, answer.rows, wanted)
+        common = self._common.get(key)
+        if common is None:
+            common = self._common[key] = _common(name, wanted, columns, answer)
+        return common
 
 
-async def infer(serving: Serving, name: str, version: str, body: bytes, header_length: str) -> HttpAnswer:
-    """Answer `POST …/infer`. `header_length`: the text of Inference-Header-Content-Length, "" without one. Raises a Fault."""
-    wanted: list[tuple[Output, bool]] = []
-    request_id = ""
-
-    def decode(arrived: float) -> Request:
-        nonlocal request_id
-        model = serving.catalog.find(name, version)
-        envelope = _envelope(model.live.spec, body, header_length)
-        request_id = _text(envelope.content.get("id", ""), "id")
-        wanted.extend(_wanted(envelope))
-        return Request(
-            model=model,
-            rows=_rows(model.live.spec, envelope),
-            arrived=arrived,
-            policy=oip.policy_of(envelope.parameters),
-            timeout=oip.timeout_of(envelope.parameters),
-        )
-
-    answer = await serving.answer(HTTP, name, decode)
-    return _encode(name, request_id, answer, wanted)
+def _common(name: str, wanted: Wanted, columns: Sequence[Column], answer: Answer) -> bytes:
+    content = {
+        "model_name": name,
+        "model_version": answer.live.version,
+        "outputs": [
+            _tensor(output, as_binary, column, answer)
+            for (output, as_binary), column in zip(wanted, columns, strict=True)
+        ],
+        "parameters": parameters(answer),
+    }
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY).removesuffix(b"}}")
 
 
-def _envelope(spec: EnsembleSpec, body: bytes, header_length: str) -> Envelope:
+def _tensor(output: Output, as_binary: bool, column: Column, answer: Answer) -> dict[str, Any]:
+    tensor = {
+        "name": output.name,
+        "datatype": output.datatype,
+        "shape": [answer.rows, *output.dims(answer.live.spec)],
+    }
+    if as_binary:
+        size = len(column.raw(answer.start, answer.stop))
+        return {**tensor, "parameters": {"binary_data_size": size}}
+    return {**tensor, "data": column.values(answer.start, answer.stop)}
+
+
+def _split(spec: EnsembleSpec, body: bytes, header_length: str) -> tuple[Head, bytes]:
+    """What the JSON says, and the bytes behind it. Raises InvalidRequest."""
     if not header_length:
-        return Envelope(json_object(body), b"")
-    if not header_length.isdigit() or int(header_length) > len(body):
+        return _head(body), b""
+    if not header_length.isdigit() or len(header_length) > 10 or int(header_length) > len(body):
         raise InvalidRequest(
-            f"Inference-Header-Content-Length: found {header_length[:20]!r}, expected a number up to {len(body)}, the body's size"
+            f"Inference-Header-Content-Length: found {header_length[:20]!r}, expected a number up to {len(body)}, "
+            "the body's size"
         )
     length = int(header_length)
     if length == 0:  # the whole body is one row of the one input
-        size = {"binary_data_size": len(body)}
-        shape = [1, *spec.input.shape]
-        only = {"name": spec.input.name, "datatype": spec.input.datatype, "shape": shape, "parameters": size}
-        return Envelope({"inputs": [only], "parameters": {"binary_data_output": True}}, body)
-    return Envelope(json_object(body[:length]), body[length:])
+        shape = (1, *spec.input.shape)
+        wanted = tuple((output, True) for output in requested(()))
+        head = Head("", (spec.input.name,), spec.input.datatype, shape, len(body), None, "", None, wanted)
+        return head, body
+    text = body[:length]
+    return (_remembered_head if length <= REMEMBERED_BYTES else _head)(text), body[length:]
+
+
+def _head(text: bytes) -> Head:
+    """Raises InvalidRequest."""
+    content = json_object(text)
+    given = mapping(content.get("parameters", {}), "parameters")
+    inputs = content.get("inputs")
+    if not isinstance(inputs, list) or not inputs:
+        raise InvalidRequest("inputs: expected a list of one tensor")
+    tensor = mapping(inputs[0], "inputs")
+    size = mapping(tensor.get("parameters", {}), "parameters").get("binary_data_size")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or "data" in tensor):
+        raise InvalidRequest("binary_data_size: expected a whole number, and no data beside it")
+    return Head(
+        request_id=_text(content.get("id", ""), "id"),
+        names=tuple(_text(mapping(each, "inputs").get("name", ""), "name") for each in inputs[:4]),
+        datatype=_text(tensor.get("datatype", ""), "datatype"),
+        shape=_shape(tensor.get("shape")),
+        binary_size=size,
+        data=tensor.get("data"),
+        policy=policy_of(given),
+        timeout=timeout_of(given),
+        wanted=_wanted(content.get("outputs") or [], bool(given.get("binary_data_output", False))),
+    )
+
+
+_remembered_head = lru_cache(256)(_head)
+
+
+def _rows(spec: EnsembleSpec, head: Head, binary: bytes) -> NDArray[Any]:
+    if head.names != (spec.input.name,):
+        raise wrong_inputs(spec, head.names)
+    if (head.binary_size or 0) != len(binary):
+        raise InvalidRequest(
+            f"input {spec.input.name!r}: found {len(binary)} bytes behind the JSON, "
+            f"expected {head.binary_size or 0}, its binary_data_size"
+        )
+    if head.binary_size is not None:
+        return rows_from_bytes(spec.input, head.datatype, head.shape, binary)
+    values = flattened(head.data, spec.limits.max_batch_size * spec.input.row_bytes + 1)
+    return rows_from_values(spec.input, head.datatype, head.shape, values)
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -90,6 +190,7 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def mapping(content: Any, what: str) -> dict[str, Any]:
+    """Raises InvalidRequest."""
     if not isinstance(content, dict):
         raise InvalidRequest(f"{what}: found {type(content).__name__}, expected an object")
     return content
@@ -101,72 +202,16 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
-def _rows(spec: EnsembleSpec, envelope: Envelope) -> NDArray[Any]:
-    inputs = envelope.content.get("inputs")
-    if not isinstance(inputs, list):
-        raise InvalidRequest("inputs: expected a list of one tensor")
-    tensors = [mapping(tensor, "inputs") for tensor in inputs[:4]]
-    if len(inputs) != 1 or tensors[0].get("name") != spec.input.name:
-        raise oip.wrong_inputs(spec, [str(tensor.get("name", "")) for tensor in tensors])
-    tensor = tensors[0]
-    datatype, shape = _text(tensor.get("datatype", ""), "datatype"), _shape(tensor.get("shape"))
-    size = mapping(tensor.get("parameters", {}), "parameters").get("binary_data_size")
-    if size is not None:
-        if "data" in tensor:
-            raise InvalidRequest(f"input {spec.input.name!r}: found data and binary_data_size, expected one of them")
-        return _binary_rows(spec, datatype, shape, size, envelope.binary)
-    if envelope.binary:
-        raise InvalidRequest(
-            f"found {len(envelope.binary)} bytes behind the JSON that no input claims by binary_data_size"
-        )
-    values = flattened(tensor.get("data"), spec.limits.max_batch_size * spec.input.row_bytes + 1)
-    return rows_from_values(spec.input, datatype, shape, values)
-
-
-def _binary_rows(spec: EnsembleSpec, datatype: str, shape: list[int], size: Any, binary: bytes) -> NDArray[Any]:
-    if isinstance(size, bool) or size != len(binary):
-        raise InvalidRequest(
-            f"input {spec.input.name!r}: found {len(binary)} bytes behind the JSON, expected binary_data_size, {str(size)[:20]}"
-        )
-    return rows_from_bytes(spec.input, datatype, shape, binary)
-
-
-def _shape(shape: Any) -> list[int]:
+def _shape(shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, list) or not all(isinstance(d, int) and not isinstance(d, bool) for d in shape):
         raise InvalidRequest("shape: expected a list of whole numbers")
-    return shape
+    return tuple(shape)
 
 
-def _wanted(envelope: Envelope) -> list[tuple[Output, bool]]:
-    """The outputs, each with whether it goes out as binary."""
-    outputs = envelope.content.get("outputs") or []
+def _wanted(outputs: Any, binary: bool) -> Wanted:
     if not isinstance(outputs, list):
         raise InvalidRequest("outputs: expected a list")
     outputs = [mapping(output, "outputs") for output in outputs]
-    binary = bool(envelope.parameters.get("binary_data_output", False))
-    flags = [mapping(output.get("parameters", {}), "parameters").get("binary_data", binary) for output in outputs]
     named = requested([_text(output.get("name", ""), "outputs") for output in outputs])
-    return list(zip(named, flags or [binary] * len(named), strict=True))
-
-
-def _encode(name: str, request_id: str, answer: Answer, wanted: Sequence[tuple[Output, bool]]) -> HttpAnswer:
-    outputs, binary = [], []
-    for column, (output, as_binary) in zip(COLUMNS.of(answer, [o for o, _ in wanted]), wanted, strict=True):
-        shape = [answer.rows, *output.dims(answer.live.spec)]
-        tensor: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": shape}
-        if as_binary:
-            binary.append(column.raw(answer.start, answer.stop))
-            tensor["parameters"] = {"binary_data_size": len(binary[-1])}
-        else:
-            tensor["data"] = column.values(answer.start, answer.stop)
-        outputs.append(tensor)
-    content = {
-        "model_name": name,
-        "model_version": answer.live.version,
-        "parameters": {**parameters(answer), "ensemble_queue_us": queue_microseconds(answer)},
-        "outputs": outputs,
-    }
-    if request_id:
-        content["id"] = request_id
-    head = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return HttpAnswer(b"".join([head, *binary]), len(head) if binary else None)
+    flags = [mapping(output.get("parameters", {}), "parameters").get("binary_data", binary) for output in outputs]
+    return tuple(zip(named, map(bool, flags or [binary] * len(named)), strict=True))

@@ -5,17 +5,22 @@ is the application. The script is JSON in the environment variable SCRIPT: by en
 `ensembles.members.scripted`, `{"digits": {"mlp": [{"delay": 5}, {"fault": "…"}, {"answer": 3}]}}`. They begin behind the replay of
 the samples, which every member passes at once by answering class 0.
 
+An ensemble's key `gate` names a file: while it is not there, its members' runs wait. So a test decides how long they take.
+
 The process runs on one core, so that an ensemble has one executor and a second batch has to wait for the first.
 """
 
+import asyncio
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ensembles import repository
+from ensembles.members import Occupation, Rows, Scores
 from ensembles.members.scripted import ScriptedMember, Step, always
 from ensembles.repository import Repository
 from serving import sanity
@@ -23,6 +28,22 @@ from serving.app import Server
 from serving.settings import from_environment
 
 SCRIPT = "SCRIPT"
+
+
+class GatedMember(ScriptedMember):
+    """A scripted member whose runs begin only while a file is there."""
+
+    def __init__(self, name: str, steps: Iterable[Step], device: str, gate: Path) -> None:
+        super().__init__(name, steps, device)
+        self.gate = gate
+
+    def brief(self, rows: int) -> bool:
+        return False
+
+    async def run(self, rows: Rows, occupation: Occupation) -> Scores:
+        while not self.gate.exists():
+            await asyncio.sleep(0.005)
+        return await super().run(rows, occupation)
 
 
 def step(classes: int, said: Mapping[str, Any]) -> Step:
@@ -38,7 +59,11 @@ def scripted(ensemble: Repository, script: Mapping[str, Any]) -> dict[str, Scrip
     for member in spec.members:
         steps = [step(classes, said) for said in script.get(member.name, [{}])]
         device = script.get("devices", {}).get(member.name, "cpu")
-        members[member.sha256] = ScriptedMember(member.name, [step(classes, {})] * replayed + steps, device)
+        steps = [step(classes, {})] * replayed + steps
+        gate = script.get("gate")
+        members[member.sha256] = (
+            GatedMember(member.name, steps, device, Path(gate)) if gate else ScriptedMember(member.name, steps, device)
+        )
     return members
 
 

@@ -4,12 +4,13 @@ import contextlib
 import gzip
 import io
 import json
+import queue
 import re
+import socket
 import struct
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
@@ -351,8 +352,6 @@ def raw_grpc(served, body: bytes, headers=(), path: str = "/scrutin.v1.EnsembleS
 def h2_stream(served, path: str, headers=()):
     host, port = served.grpc.rsplit(":", 1)
     with contextlib.ExitStack() as stack:
-        import socket
-
         link = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
         connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         connection.initiate_connection()
@@ -859,25 +858,31 @@ def test_pictures_that_take_long_to_decode_do_not_hold_up_the_others(served):
     assert waited < 2.0
 
 
-# A queue that is full, and callers who leave it, on the scripted server: a member that takes 0.7 s for each row, one at a time.
+# A queue that is full, and callers who leave it, on the scripted server: one row at a time, and a gate that the test holds shut.
 
-DELAY = 0.7
-GONE = {
-    name: ["a"]
-    for name in ("by-grpc", "by-http", "by-http-cut", "on-a-stream", "on-a-stream-read", "behind-many", "in-a-batch")
-}
+LEFT = ("by-grpc", "by-v1", "by-v2", "on-a-stream", "on-a-stream-at-its-end", "behind-many", "expired")
 
 
 @pytest.fixture(scope="module")
-def scripted(launch_scripted, write_tiny):
-    limits = {"max_batch_size": 1, "max_queue_size": 2, "timeout_ms": 30_000}
+def gates(tmp_path_factory):
+    """One file for each ensemble; without it, nothing of that ensemble runs."""
+    folder = tmp_path_factory.mktemp("gates")
+    gates = {name: folder / name for name in ("full", "joined", *LEFT)}
+    for gate in gates.values():
+        gate.touch()
+    return gates
+
+
+@pytest.fixture(scope="module")
+def scripted(launch_scripted, write_tiny, gates):
+    limits = {"max_batch_size": 1, "timeout_ms": 60_000}
     repositories = [
-        write_tiny("full", ["a"], limits=limits),
-        *(write_tiny(name, members, limits={**limits, "max_queue_size": 64}) for name, members in GONE.items()),
-        write_tiny("joined", ["a"], limits={"max_batch_size": 8, "timeout_ms": 30_000}),
-        write_tiny("expiring", ["a"], limits=limits),
+        write_tiny("full", ["a"], limits={**limits, "max_queue_size": 2}),
+        write_tiny("joined", ["a"], limits={**limits, "max_batch_size": 8}),
+        *(write_tiny(name, ["a"], limits=limits) for name in LEFT),
     ]
-    script = {name: {"a": [{"delay": DELAY}]} for name in ("full", *GONE, "joined", "expiring")}
+    script = {name: {"gate": str(gate)} for name, gate in gates.items()}
+    script["joined"]["a"] = [{}, {"delay": 1.0}, {}]
     with launch_scripted(script, *repositories) as server:
         yield server
 
@@ -895,136 +900,141 @@ def queued(server, ensemble: str) -> float:
     return server.metric("ensemble_queued_rows", ensemble=ensemble)
 
 
-@contextlib.contextmanager
-def held_up(server, stub, ensemble: str) -> Iterator[None]:
-    """One request runs and so holds up all others; at the end it is answered."""
-    running = stub.Predict.future(one_row(ensemble))
-    server.until(lambda: server.metric("ensemble_in_flight_requests", ensemble=ensemble) == 1)
-    yield
-    assert running.result().label
+def in_flight(server, ensemble: str) -> float:
+    return server.metric("ensemble_in_flight_requests", ensemble=ensemble)
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(scripted):
-    with scripted.stub() as stub, held_up(scripted, stub, "full"):
+@pytest.fixture
+def held_up(scripted, gates):
+    """`with held_up("full") as stub`: one request runs for as long as the block, and all others wait behind it."""
+
+    @contextlib.contextmanager
+    def held_up(ensemble: str):
+        with scripted.stub() as stub:
+            gates[ensemble].unlink()
+            try:
+                running = stub.Predict.future(one_row(ensemble))
+                scripted.until(lambda: (in_flight(scripted, ensemble), queued(scripted, ensemble)) == (1, 0))
+                yield stub
+            finally:
+                gates[ensemble].touch()
+            assert running.result().label
+
+    return held_up
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(scripted, held_up):
+    with held_up("full") as stub:
         waiting = [stub.Predict.future(one_row("full")) for _ in range(2)]
         scripted.until(lambda: queued(scripted, "full") == 2)
-        began = time.monotonic()
 
         with pytest.raises(grpc.RpcError) as caught:
             stub.Predict(one_row("full"))
-        reply = scripted.post("/v1/models/full:predict", {"instances": [[1, 0, 0, 0]]})
-        over_oip = scripted.post("/v2/models/full/infer", np.float32([1, 0, 0, 0]).tobytes(), {"Inference-Header-Content-Length": "0"})  # fmt: skip
-        took = time.monotonic() - began
+        raw = np.float32([1, 0, 0, 0]).tobytes()
+        refused = [
+            scripted.post("/v1/models/full:predict", {"instances": [[1, 0, 0, 0]]}),
+            scripted.post("/v2/models/full/infer", raw, {"Inference-Header-Content-Length": "0"}),
+        ]
+        assert not any(call.done() for call in waiting)
+    answered = [list(call.result(30).label) for call in waiting]
 
-        answered = [call.result().label for call in waiting]
-
-    assert took < DELAY
     assert caught.value.code().name == "RESOURCE_EXHAUSTED"
-    check_clear(caught.value.details())
     assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
-    for refused in (reply, over_oip):
-        assert heard(refused)[0] == 429
-        check_clear(heard(refused)[1])
-        assert int(refused.headers["retry-after"]) >= 1
+    check_clear(caught.value.details())
+    for reply in refused:
+        assert heard(reply)[0] == 429
+        assert reply.headers["retry-after"] == "1"
+        check_clear(heard(reply)[1])
     assert answered == [["no"], ["no"]]
     assert scripted.metric("ensemble_shed_total", ensemble="full", reason="queue_full") == 3
     assert rows_run(scripted, "full") == 3
 
 
-def check_only_two_ran(scripted, stub, ensemble: str) -> None:
-    """Those who left have run nothing: only the one before them and this one behind them did."""
-    assert stub.Predict(one_row(ensemble)).label
-    assert rows_run(scripted, ensemble) == 2
-    assert queued(scripted, ensemble) == 0
-    assert scripted.metric("ensemble_in_flight_requests", ensemble=ensemble) == 0
-
-
-def test_a_grpc_call_that_is_cancelled_in_the_queue_costs_nothing(scripted):
+@contextlib.contextmanager
+def all_leave(scripted, held_up, ensemble: str):
+    """In the block five requests go into the queue, and their callers leave; the one before and one behind them are all that runs."""
+    with held_up(ensemble) as stub:
+        yield stub, lambda: scripted.until(lambda: queued(scripted, ensemble) == 5)
+        scripted.until(lambda: in_flight(scripted, ensemble) == 1, seconds=3)
     with scripted.stub() as stub:
-        with held_up(scripted, stub, "by-grpc"):
-            calls = [stub.Predict.future(one_row("by-grpc")) for _ in range(5)]
-            scripted.until(lambda: queued(scripted, "by-grpc") == 5)
-            for call in calls:
-                call.cancel()
-
-        check_only_two_ran(scripted, stub, "by-grpc")
-        assert scripted.metric("ensemble_requests_total", ensemble="by-grpc", code="CANCELLED") == 5
+        assert stub.Predict(one_row(ensemble)).label
+    assert rows_run(scripted, ensemble) == 2
+    assert queued(scripted, ensemble) == in_flight(scripted, ensemble) == 0
+    assert scripted.metric("ensemble_cost_usd_total", ensemble=ensemble) < 0.001
 
 
-@pytest.mark.parametrize("path", ["/v1/models/by-http:predict", "/v2/models/by-http-cut/infer"])
-def test_a_connection_that_is_closed_in_the_queue_costs_nothing(scripted, path):
+def test_a_grpc_call_that_is_cancelled_in_the_queue_costs_nothing(scripted, held_up):
+    with all_leave(scripted, held_up, "by-grpc") as (stub, all_wait):
+        calls = [stub.Predict.future(one_row("by-grpc")) for _ in range(5)]
+        all_wait()
+        for call in calls:
+            call.cancel()
+
+    assert scripted.metric("ensemble_requests_total", ensemble="by-grpc", code="CANCELLED") == 5
+
+
+@pytest.mark.parametrize("path", ["/v1/models/by-v1:predict", "/v2/models/by-v2/infer"])
+def test_a_connection_that_is_closed_in_the_queue_costs_nothing(scripted, held_up, path):
     ensemble = re.split("[/:]", path)[3]
     tensor = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 0, 0, 0]}
-    body = json.dumps({"instances": [[1, 0, 0, 0]]} if path.startswith("/v1") else {"inputs": [tensor]}).encode()
+    body = json.dumps({"instances": [[1, 0, 0, 0]]} if "v1" in ensemble else {"inputs": [tensor]}).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with scripted.stub() as stub:
-        with held_up(scripted, stub, ensemble), contextlib.ExitStack() as connections:
-            for _ in range(5):
-                connections.enter_context(scripted.socket()).sendall(head + body)
-            scripted.until(lambda: queued(scripted, ensemble) == 5)
-            connections.close()
-
-        check_only_two_ran(scripted, stub, ensemble)
+    with all_leave(scripted, held_up, ensemble) as (_, all_wait), contextlib.ExitStack() as connections:
+        for _ in range(5):
+            connections.enter_context(scripted.socket()).sendall(head + body)
+        all_wait()
 
 
-@pytest.mark.parametrize("ensemble", ["on-a-stream", "on-a-stream-read"])
-def test_a_stream_that_is_cancelled_takes_its_requests_out_of_the_queue(scripted, ensemble):
-    """Whether the caller had more to say, or had said all."""
-    done = threading.Event()
-
-    def asked() -> Iterator[pb.PredictRequest]:
-        yield from (one_row(ensemble) for _ in range(5))
-        if ensemble == "on-a-stream":
-            done.wait(30)
-
-    with scripted.stub() as stub:
-        with held_up(scripted, stub, ensemble):
-            answers = stub.PredictStream(asked())
-            scripted.until(lambda: queued(scripted, ensemble) == 5)
-            answers.cancel()
-            done.set()
-
-        check_only_two_ran(scripted, stub, ensemble)
+def test_a_stream_that_is_cancelled_takes_its_requests_out_of_the_queue(scripted, held_up):
+    more = queue.Queue()
+    for _ in range(5):
+        more.put(one_row("on-a-stream"))
+    with all_leave(scripted, held_up, "on-a-stream") as (stub, all_wait):
+        answers = stub.PredictStream(iter(more.get, None))
+        all_wait()
+        answers.cancel()
+        more.put(None)
 
 
-def test_a_caller_who_leaves_is_noticed_behind_many_calls_that_stay(scripted):
-    with grpc.insecure_channel(scripted.grpc) as channel, scripted.stub() as stub:
+def test_a_stream_that_is_cancelled_after_its_last_request_does_so_too(scripted, held_up):
+    with all_leave(scripted, held_up, "on-a-stream-at-its-end") as (stub, all_wait):
+        answers = stub.PredictStream(iter([one_row("on-a-stream-at-its-end")] * 5))
+        all_wait()
+        time.sleep(0.1)  # until the server has read that there are no more
+        answers.cancel()
+
+
+def test_a_caller_who_leaves_is_noticed_behind_many_calls_that_stay(scripted, held_up):
+    with grpc.insecure_channel(scripted.grpc) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch
         watchers = [watch(health_pb2.HealthCheckRequest(service="")) for _ in range(70)]
         for watcher in watchers:
             next(watcher)
-        with held_up(scripted, stub, "behind-many"):
+        with all_leave(scripted, held_up, "behind-many") as (stub, all_wait):
             calls = [stub.Predict.future(one_row("behind-many")) for _ in range(5)]
-            scripted.until(lambda: queued(scripted, "behind-many") == 5)
+            all_wait()
             for call in calls:
                 call.cancel()
-
-        check_only_two_ran(scripted, stub, "behind-many")
         for watcher in watchers:
             watcher.cancel()
 
 
-def test_a_caller_who_leaves_during_the_run_does_not_disturb_those_in_the_same_batch(scripted):
+def test_a_request_whose_deadline_passes_in_the_queue_is_told_so_there_and_costs_nothing(scripted, held_up):
+    with all_leave(scripted, held_up, "expired") as (stub, _):
+        for _ in range(5):
+            status, text = rpc(lambda: stub.Predict(one_row("expired", timeout_microseconds=50_000)))
+            assert status == "DEADLINE_EXCEEDED"
+            check_clear(text)
+
+
+def test_a_caller_who_leaves_during_the_run_does_not_disturb_those_in_the_same_batch(scripted, held_up):
     with scripted.stub() as stub:
-        with held_up(scripted, stub, "joined"):
+        with held_up("joined"):
             calls = [stub.Predict.future(one_row("joined")) for _ in range(3)]
             scripted.until(lambda: queued(scripted, "joined") == 3)
-        scripted.until(lambda: queued(scripted, "joined") == 0)  # the three run as one batch now
+        scripted.until(lambda: queued(scripted, "joined") == 0)  # the three run as one batch now, for a second
         calls[1].cancel()
 
-        assert [list(calls[index].result().label) for index in (0, 2)] == [["no"], ["no"]]
-    assert scripted.metric("ensemble_batch_rows_sum", ensemble="joined") == 4
+        assert [list(calls[index].result(30).label) for index in (0, 2)] == [["no"], ["no"]]
     assert scripted.metric("ensemble_batch_rows_count", ensemble="joined") == 2
-
-
-def test_a_request_whose_deadline_passes_in_the_queue_is_told_so_then_and_costs_nothing(scripted):
-    with scripted.stub() as stub:
-        with held_up(scripted, stub, "expiring"):
-            began = time.monotonic()
-            heard = rpc(lambda: stub.Predict(one_row("expiring", timeout_microseconds=50_000)))
-            waited = time.monotonic() - began
-
-        assert heard[0] == "DEADLINE_EXCEEDED"
-        check_clear(heard[1])
-        assert waited < DELAY
-        check_only_two_ran(scripted, stub, "expiring")
+    assert scripted.metric("ensemble_batch_rows_sum", ensemble="joined") == 4
