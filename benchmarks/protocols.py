@@ -43,7 +43,7 @@ def typed_request(rows: Rows, worker: int) -> bytes:
 def typed_vote(reply: bytes) -> Vote:
     answer = scrutin.PredictResponse.FromString(reply)
     probabilities = np.array(answer.probabilities, np.float32).reshape(len(answer.label_index), -1)
-    votes = np.array([member.votes for member in answer.members]).T
+    votes = np.array(answer.votes).reshape(len(answer.label_index), -1)
     return Vote(np.array(answer.label_index), probabilities, votes)
 
 

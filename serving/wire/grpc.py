@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -47,7 +48,7 @@ class Aborted(Exception):
 class Context:
     """What a servicer is told of its call: the part of `grpc.aio.ServicerContext` that servicers here use."""
 
-    def __init__(self, timeout: float | None, write: Callable[[Message], Awaitable[None]]) -> None:
+    def __init__(self, timeout: float | None, write: Callable[[Message | bytes], Awaitable[None]]) -> None:
         self._until = None if timeout is None else time.perf_counter() + timeout
         self.write = write
 
@@ -109,7 +110,8 @@ class Outbox:
             frames = b"".join(self._frames)
             self._frames.clear()
             self._bytes = 0
-            await self._write(frames)
+            with suppress(OSError):  # the caller has left; the call is about to hear of it
+                await self._write(frames)
 
 
 class GrpcCall:
@@ -121,6 +123,7 @@ class GrpcCall:
         self._max_bytes = max_bytes
         self._encoding = ""
         self._started = False
+        self._outbox = Outbox(self._write_frames)
         self._serialise: Callable[[Message], bytes] = Message.SerializeToString
 
     async def serve(
@@ -179,16 +182,14 @@ class GrpcCall:
     async def _stream(self, responses: AsyncIterator[Message] | Awaitable[None]) -> None:
         """A streaming method yields its messages, or writes them to its context."""
         if isinstance(responses, AsyncIterator):
-            outbox = Outbox(self._write_frames)
             async for response in responses:
-                await outbox.put(_framed(self._serialise(response)))
-            await outbox.emptied()
+                await self._write(response)
         else:
             await responses
         await self._finish(StatusCode.OK, "")
 
-    async def _write(self, response: Message) -> None:
-        await self._write_frames(_framed(self._serialise(response)))
+    async def _write(self, response: Message | bytes) -> None:
+        await self._outbox.put(_framed(response if isinstance(response, bytes) else self._serialise(response)))
 
     async def _write_frames(self, frames: bytes) -> None:
         if not self._started:
@@ -200,6 +201,7 @@ class GrpcCall:
         fields = [(b"grpc-status", b"%d" % code.value[0]), *more]
         if details:
             fields.append((b"grpc-message", quote(details, safe=" !#$&'()*+,/:;=?@[]").encode()))
+        await self._outbox.emptied()
         if self._started:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             await self._send({"type": "http.response.trailers", "headers": fields})

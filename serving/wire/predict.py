@@ -14,7 +14,7 @@ from scrutin.v1 import ensemble_pb2_grpc
 from serving.aggregator import Answer, Request
 from serving.catalog import Live
 from serving.errors import Fault, InvalidRequest
-from serving.records import Outcome
+from serving.records import Counted, Outcome
 from serving.wire.codec import row_from_image, rows_from_bytes
 from serving.wire.exchange import GRPC, Serving, sooner
 from serving.wire.status import status
@@ -37,15 +37,17 @@ class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
+        self._encoder = Encoder()
 
-    async def Predict(self, request: pb.PredictRequest, context: ServicerContext) -> pb.PredictResponse:
+    async def Predict(self, request: pb.PredictRequest, context: ServicerContext) -> bytes:
+        """The answer, serialised."""
         return await self._predict(request, context.time_remaining())
 
-    async def _predict(self, request: pb.PredictRequest, remaining: float | None) -> pb.PredictResponse:
+    async def _predict(self, request: pb.PredictRequest, remaining: float | None) -> bytes:
         answer = await self._serving.answer(
             GRPC, request.ensemble, lambda arrived: self._request(request, arrived, remaining)
         )
-        return encode(request.id, answer)
+        return self._encoder.encode(request.id, answer)
 
     def _request(self, request: pb.PredictRequest, arrived: float, remaining: float | None) -> Request:
         model = self._serving.catalog.find(request.ensemble, request.version)
@@ -54,49 +56,33 @@ class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
         own = request.timeout_microseconds / MICROSECONDS or None
         return Request(model, decode(model.live.spec, request), arrived, request.policy, sooner(own, remaining))
 
-    async def PredictStream(
-        self, request_iterator: AsyncIterator[pb.PredictRequest], context: ServicerContext
-    ) -> AsyncIterator[pb.PredictResponse]:
+    async def PredictStream(self, request_iterator: AsyncIterator[pb.PredictRequest], context: ServicerContext) -> None:
         """Answers as they come. A request that fails is answered with its error; the stream goes on."""
-        answers: asyncio.Queue[pb.PredictResponse | Fault | None] = asyncio.Queue()
-        reading = asyncio.ensure_future(self._read(request_iterator, answers, context))
-        try:
-            while (answer := await answers.get()) is not None:
-                if isinstance(answer, Fault):
-                    raise answer
-                yield answer
-        finally:
-            reading.cancel()
-
-    async def _read(
-        self,
-        requests: AsyncIterator[pb.PredictRequest],
-        answers: "asyncio.Queue[pb.PredictResponse | Fault | None]",
-        context: ServicerContext,
-    ) -> None:
         room = asyncio.Semaphore(IN_FLIGHT)
-        async with asyncio.TaskGroup() as under_way:
-            try:
-                async for request in requests:
-                    await room.acquire()
-                    task = under_way.create_task(self._predict_on_stream(request, answers, context))
-                    task.add_done_callback(lambda _: room.release())
-            except Fault as fault:
-                answers.put_nowait(fault)
-        answers.put_nowait(None)
+        under_way: set[asyncio.Task[None]] = set()
 
-    async def _predict_on_stream(
-        self,
-        request: pb.PredictRequest,
-        answers: "asyncio.Queue[pb.PredictResponse | Fault | None]",
-        context: ServicerContext,
-    ) -> None:
+        def done(task: asyncio.Task[None]) -> None:
+            under_way.discard(task)
+            room.release()
+
+        try:
+            async for request in request_iterator:
+                await room.acquire()
+                task = asyncio.get_running_loop().create_task(self._predict_on_stream(request, context))
+                under_way.add(task)
+                task.add_done_callback(done)
+            await asyncio.gather(*under_way)
+        finally:
+            for task in under_way:
+                task.cancel()
+
+    async def _predict_on_stream(self, request: pb.PredictRequest, context: ServicerContext) -> None:
         try:
             answer = await self._predict(request, context.time_remaining())
         except Fault as fault:
             error = pb.Error(code=status(fault).grpc.value[0], message=str(fault))
-            answer = pb.PredictResponse(ensemble=request.ensemble, id=request.id, error=error)
-        answers.put_nowait(answer)
+            answer = pb.PredictResponse(ensemble=request.ensemble, id=request.id, error=error).SerializeToString()
+        await context.write(answer)
 
     async def ListEnsembles(
         self, request: pb.ListEnsemblesRequest, context: ServicerContext
@@ -157,43 +143,55 @@ def rows_from_images(spec: EnsembleSpec, files: Any) -> NDArray[Any]:
     return np.stack([row_from_image(spec.input, content) for content in files])
 
 
-def encode(request_id: str, answer: Answer) -> pb.PredictResponse:
-    counted = answer.counted
+class Encoder:
+    """Answers as serialised PredictResponses; what those of a batch have in common is serialised once (as in `oip.py`)."""
+
+    def __init__(self) -> None:
+        self._counted: Counted | None = None
+        self._common: dict[int, bytes] = {}
+
+    def encode(self, request_id: str, answer: Answer) -> bytes:
+        own = pb.PredictResponse(
+            id=request_id,
+            label=answer.labels,
+            label_index=answer.label_index.tolist(),
+            probabilities=answer.probabilities.ravel().tolist(),
+            agreement=answer.agreement.tolist(),
+            margin=answer.margin.tolist(),
+            exact=[answer.counted.exact] * answer.rows,
+            votes=answer.votes.ravel().tolist(),
+            latency_seconds=pb.LatencySeconds(queue=answer.queue_seconds, total=answer.total_seconds),
+        )
+        return self._common_part(answer) + own.SerializeToString()
+
+    def _common_part(self, answer: Answer) -> bytes:
+        if self._counted is not answer.counted:
+            self._counted, self._common = answer.counted, {}
+        common = self._common.get(answer.rows)
+        if common is None:
+            common = self._common[answer.rows] = _common(answer).SerializeToString()
+        return common
+
+
+def _common(answer: Answer) -> pb.PredictResponse:
+    counted, share = answer.counted, answer.share
     return pb.PredictResponse(
         ensemble=answer.live.name,
         version=answer.live.version,
-        id=request_id,
         policy=counted.policy,
-        label=answer.labels,
-        label_index=answer.label_index.tolist(),
-        probabilities=answer.probabilities.ravel().tolist(),
-        agreement=answer.agreement.tolist(),
-        margin=answer.margin.tolist(),
-        exact=[counted.exact] * answer.rows,
         partial=counted.partial,
-        members=_members(answer),
-        latency_seconds=pb.LatencySeconds(
-            queue=answer.queue_seconds,
-            compute=counted.compute_seconds,
-            vote=counted.vote_seconds,
-            total=answer.total_seconds,
-        ),
+        members=[
+            pb.MemberResult(
+                name=run.member,
+                outcome=OUTCOMES[run.outcome],
+                seconds=run.seconds,
+                device_seconds=run.device_seconds * share,
+                cost_usd=run.cost_usd * share,
+            )
+            for run in counted.runs
+        ],
+        latency_seconds=pb.LatencySeconds(compute=counted.compute_seconds, vote=counted.vote_seconds),
         device_seconds=answer.device_seconds,
         cost_usd=answer.cost_usd,
         digest=answer.live.digest,
     )
-
-
-def _members(answer: Answer) -> list[pb.MemberResult]:
-    share = answer.share
-    return [
-        pb.MemberResult(
-            name=run.member,
-            outcome=OUTCOMES[run.outcome],
-            votes=votes,
-            seconds=run.seconds,
-            device_seconds=run.device_seconds * share,
-            cost_usd=run.cost_usd * share,
-        )
-        for run, votes in zip(answer.counted.runs, answer.votes.T.tolist(), strict=True)
-    ]

@@ -55,7 +55,7 @@ class Images(_message.Message):
     def __init__(self, files: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("ensemble", "version", "id", "policy", "label", "label_index", "probabilities", "agreement", "margin", "exact", "partial", "members", "latency_seconds", "device_seconds", "cost_usd", "digest", "error")
+    __slots__ = ("ensemble", "version", "id", "policy", "label", "label_index", "probabilities", "agreement", "margin", "exact", "partial", "members", "latency_seconds", "device_seconds", "cost_usd", "digest", "error", "votes")
     ENSEMBLE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,7 @@ class PredictResponse(_message.Message):
     COST_USD_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
     ensemble: str
     version: str
     id: str
@@ -90,23 +91,22 @@ class PredictResponse(_message.Message):
     cost_usd: float
     digest: str
     error: Error
-    def __init__(self, ensemble: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., policy: _Optional[str] = ..., label: _Optional[_Iterable[str]] = ..., label_index: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., agreement: _Optional[_Iterable[float]] = ..., margin: _Optional[_Iterable[float]] = ..., exact: _Optional[_Iterable[bool]] = ..., partial: _Optional[bool] = ..., members: _Optional[_Iterable[_Union[MemberResult, _Mapping]]] = ..., latency_seconds: _Optional[_Union[LatencySeconds, _Mapping]] = ..., device_seconds: _Optional[float] = ..., cost_usd: _Optional[float] = ..., digest: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    votes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ensemble: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., policy: _Optional[str] = ..., label: _Optional[_Iterable[str]] = ..., label_index: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., agreement: _Optional[_Iterable[float]] = ..., margin: _Optional[_Iterable[float]] = ..., exact: _Optional[_Iterable[bool]] = ..., partial: _Optional[bool] = ..., members: _Optional[_Iterable[_Union[MemberResult, _Mapping]]] = ..., latency_seconds: _Optional[_Union[LatencySeconds, _Mapping]] = ..., device_seconds: _Optional[float] = ..., cost_usd: _Optional[float] = ..., digest: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., votes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class MemberResult(_message.Message):
-    __slots__ = ("name", "outcome", "votes", "seconds", "device_seconds", "cost_usd")
+    __slots__ = ("name", "outcome", "seconds", "device_seconds", "cost_usd")
     NAME_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
-    VOTES_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     COST_USD_FIELD_NUMBER: _ClassVar[int]
     name: str
     outcome: Outcome
-    votes: _containers.RepeatedScalarFieldContainer[int]
     seconds: float
     device_seconds: float
     cost_usd: float
-    def __init__(self, name: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., votes: _Optional[_Iterable[int]] = ..., seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., cost_usd: _Optional[float] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., seconds: _Optional[float] = ..., device_seconds: _Optional[float] = ..., cost_usd: _Optional[float] = ...) -> None: ...
 
 class LatencySeconds(_message.Message):
     __slots__ = ("queue", "compute", "vote", "total")

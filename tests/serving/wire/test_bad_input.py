@@ -924,19 +924,20 @@ def held_up(scripted, gates):
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(scripted, held_up):
-    with held_up("full") as stub:
-        waiting = [stub.Predict.future(one_row("full")) for _ in range(2)]
-        scripted.until(lambda: queued(scripted, "full") == 2)
+    with scripted.stub() as stub:
+        with held_up("full"):
+            waiting = [stub.Predict.future(one_row("full")) for _ in range(2)]
+            scripted.until(lambda: queued(scripted, "full") == 2)
 
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.Predict(one_row("full"))
-        raw = np.float32([1, 0, 0, 0]).tobytes()
-        refused = [
-            scripted.post("/v1/models/full:predict", {"instances": [[1, 0, 0, 0]]}),
-            scripted.post("/v2/models/full/infer", raw, {"Inference-Header-Content-Length": "0"}),
-        ]
-        assert not any(call.done() for call in waiting)
-    answered = [list(call.result(30).label) for call in waiting]
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Predict(one_row("full"))
+            raw = np.float32([1, 0, 0, 0]).tobytes()
+            refused = [
+                scripted.post("/v1/models/full:predict", {"instances": [[1, 0, 0, 0]]}),
+                scripted.post("/v2/models/full/infer", raw, {"Inference-Header-Content-Length": "0"}),
+            ]
+            assert not any(call.done() for call in waiting)
+        answered = [list(call.result(30).label) for call in waiting]
 
     assert caught.value.code().name == "RESOURCE_EXHAUSTED"
     assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
