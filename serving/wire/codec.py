@@ -13,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from ensembles.spec import DTYPES, ImageSpec, InputSpec
 from serving.errors import InvalidRequest, TooLarge
 
+Image.preinit()  # else the first picture waits for its reader to be imported
+
 MAX_PIXELS = 50_000_000
 """Of an uploaded picture: a camera's, and a fifth of a second to decode. Read from its header before anything is decoded."""
 

@@ -124,17 +124,21 @@ def _encode(answer: Answer) -> dict[str, Any]:
         "policy": counted.policy,
         "partial": counted.partial,
         "members": {
-            run.member: {"outcome": run.outcome.value, "seconds": run.seconds, "cost_usd": run.cost_usd * share}
+            run.member: {
+                "outcome": run.outcome.value,
+                "seconds": _short(run.seconds),
+                "cost_usd": _short(run.cost_usd * share),
+            }
             for run in counted.runs
         },
         "latency_seconds": {
-            "queue": answer.queue_seconds,
-            "compute": counted.compute_seconds,
-            "vote": counted.vote_seconds,
-            "total": answer.total_seconds,
+            "queue": _short(answer.queue_seconds),
+            "compute": _short(counted.compute_seconds),
+            "vote": _short(counted.vote_seconds),
+            "total": _short(answer.total_seconds),
         },
-        "device_seconds": answer.device_seconds,
-        "cost_usd": answer.cost_usd,
+        "device_seconds": _short(answer.device_seconds),
+        "cost_usd": _short(answer.cost_usd),
         "digest": answer.live.digest,
     }
 
@@ -163,6 +167,11 @@ def _predictions(answer: Answer) -> list[dict[str, Any]]:
             strict=True,
         )
     ]
+
+
+def _short(value: float) -> float:
+    """Six digits, which a clock is good for."""
+    return float(f"{value:.6g}")
 
 
 def _rounded(values: NDArray[np.float32]) -> Any:

@@ -61,6 +61,18 @@ class Running:
     def log(self) -> str:
         return self.err.read_text()
 
+    def at(self, ports) -> "Running":
+        """Where it was told to listen; for servers that are never ready, and so print nothing."""
+        self.grpc, self.http, self.metrics = (
+            f"127.0.0.1:{ports[key]}" for key in ("grpc_port", "http_port", "metrics_port")
+        )
+        return self
+
+    def listening(self, address: str) -> bool:
+        host, port = address.rsplit(":", 1)
+        with socket.socket() as probe:
+            return probe.connect_ex((host, int(port))) == 0
+
     def wait(self) -> "Running":
         """Until the addresses are printed, which is when the server is ready."""
         self.until(lambda: self.process.poll() is not None or "metrics  http" in self.out.read_text(), START_SECONDS)
@@ -152,6 +164,16 @@ def flags(**given: object) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def serving():
+    """`serving("check", repository)` runs the command to its end."""
+
+    def serving(*arguments: object) -> subprocess.CompletedProcess:
+        return subprocess.run([SERVING, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+
+    return serving
+
+
+@pytest.fixture(scope="session")
 def launch(tmp_path_factory):
     """`with launch(repository, …, price_per_hour=1) as server`: the real `serving run`."""
 
@@ -166,11 +188,12 @@ def launch(tmp_path_factory):
 def launch_scripted(tmp_path_factory):
     """`with launch_scripted(script, repository, …) as server`: see `scripted_app.py`."""
 
-    def launch(script, *repositories: Path, **given: object):
+    def launch(script, *repositories: Path, ready: bool = True, **given: object):
         ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
         settings = json.dumps({"repositories": list(map(str, repositories)), **ports, **given})
         command = [sys.executable, str(Path(__file__).with_name("scripted_app.py")), settings]
-        return ending_well(Running(command, tmp_path_factory.mktemp("scripted"), {"SCRIPT": json.dumps(script)}).wait())
+        server = Running(command, tmp_path_factory.mktemp("scripted"), {"SCRIPT": json.dumps(script)})
+        return ending_well(server.wait() if ready else server)
 
     return launch
 

@@ -328,14 +328,14 @@ async def test_a_member_that_fails_leaves_its_column_empty_and_the_answer_partia
     assert [run.outcome is Outcome.FAILED for run in counted.runs] == [at == position for at in range(3)]
     assert (counted.runs[position].fault or "").startswith(fault)
     assert (counted.partial, counted.exact) == (True, False)
-    assert counted.members(Outcome.FAILED) == "abc"[position]
-    assert counted.members(Outcome.OK) == ",".join("abc".replace("abc"[position], ""))
+    assert counted.members(Outcome.FAILED) == ["abc"[position]]
+    assert counted.members(Outcome.OK) == list("abc".replace("abc"[position], ""))
 
 
 async def test_when_all_vote_the_answer_is_whole_and_exact() -> None:
     counted = await count_once(batcher(*map(member, "abc"), quorum=3), 4)
 
-    assert (counted.partial, counted.exact, counted.members(Outcome.OK)) == (False, True, "a,b,c")
+    assert (counted.partial, counted.exact, counted.members(Outcome.OK)) == (False, True, ["a", "b", "c"])
 
 
 @BRIEF
