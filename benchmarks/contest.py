@@ -12,11 +12,12 @@ from benchmarks.ensemble import Ensemble
 from benchmarks.protocols import FAULTS, WAYS
 from benchmarks.ratios import Numbers, Rounds, series
 from benchmarks.report import Goal, Row
-from benchmarks.server import Server, Start, Unavailable, scrutin
+from benchmarks.server import Server, Start, Unavailable, scrutin, scrutin_on_grpc_aio
 from benchmarks.triton import triton
 
 # another front door is one more name here, with what starts it; its ratios are printed beside the others
 CANDIDATES: dict[str, Start] = {"scrutin": scrutin}
+OTHER_DOOR: dict[str, Start] = {"scrutin on grpc.aio": scrutin_on_grpc_aio}
 PEERS: dict[str, Start] = {"triton": triton}
 LOADS = {"1 row": (32, 1), "32 rows": (4, 32)}  # concurrency, rows a request
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks import machine, rest
-from benchmarks.contest import CANDIDATES, PEERS, Contest, Terms, all_arms, say
+from benchmarks.contest import CANDIDATES, OTHER_DOOR, PEERS, Contest, Terms, all_arms, say
 from benchmarks.models import write_repository
 from benchmarks.processes import ROOT
 from benchmarks.ratios import Rounds
@@ -24,13 +24,14 @@ DIGITS = ROOT / "exported_models" / "digits"
 
 
 async def measure_all(args: argparse.Namespace, cores: list[int]) -> tuple[Rounds, list[Row]]:
-    repository, names = WORK / "light", list(CANDIDATES)
+    candidates = CANDIDATES | (OTHER_DOOR if args.other_door else {})
+    repository, names = WORK / "light", list(candidates)
     write_repository(repository)
     rows = []
     for name, start in CANDIDATES.items():
         rows += rest.starting(name, start, DIGITS, ",".join(map(str, cores)), WORK / f"{name}-digits.log")
     terms = Terms(repository, WORK, cores[0], args.rounds, args.seconds, args.warmup)
-    contest = Contest(terms, all_arms(CANDIDATES, PEERS))
+    contest = Contest(terms, all_arms(candidates, PEERS))
     with contest.started():
         await contest.fight()
         rows += await rest.idling(contest.servers, args.idle, names)
@@ -48,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--idle", type=float, default=10, help="seconds over which idle CPU time is counted (default 10)"
     )
+    parser.add_argument("--other-door", action="store_true", help="also the same servicers behind grpc.aio and uvicorn")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results.json")
     return parser.parse_args()
 

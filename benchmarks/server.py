@@ -77,15 +77,18 @@ class Server:
 Start = Callable[[Path, str, Path], Server]  # of a repository, on these cores, with this log
 
 
+def flags(ports: Ports) -> list[str]:
+    given = {"--http-port": ports.http, "--grpc-port": ports.grpc, "--metrics-port": ports.metrics}
+    return [str(word) for flag in given.items() for word in flag]
+
+
 def scrutin(repository: Path, cores: str, log: Path) -> Server:
     ports, command = Ports(), Path(sys.executable).with_name("serving")
     if not command.exists():
         raise Unavailable(f"{command.name} is not installed beside {sys.executable}")
-    addresses = {
-        "--host": "127.0.0.1",
-        "--http-port": ports.http,
-        "--grpc-port": ports.grpc,
-        "--metrics-port": ports.metrics,
-    }
-    flags = [str(word) for flag in addresses.items() for word in flag]
-    return Server(["taskset", "-c", cores, str(command), "run", str(repository), *flags], ports, log)
+    return Server(["taskset", "-c", cores, str(command), "run", str(repository), *flags(ports)], ports, log)
+
+
+def scrutin_on_grpc_aio(repository: Path, cores: str, log: Path) -> Server:
+    ports, module = Ports(), [sys.executable, "-m", "benchmarks.other_door"]
+    return Server(["taskset", "-c", cores, *module, str(repository), *flags(ports)], ports, log)

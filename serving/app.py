@@ -63,7 +63,7 @@ class Server:
         self._load_member = load_member or catalog.onnx_loader(self._executor)
         self._tasks: set[asyncio.Task[None]] = set()
         self.application = Application(
-            self.serving, self._methods(), lambda: self.ready, self.start, settings.metrics_port
+            self.serving, self.mount(Methods()), lambda: self.ready, self.start, settings.metrics_port
         )
         _watch(self.books.telemetry, self.catalog)
 
@@ -72,11 +72,10 @@ class Server:
         """Whether every ensemble takes requests."""
         return self.catalog.ready and not self.draining
 
-    def _methods(self) -> Methods:
-        methods = Methods()
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(self.serving, lambda: self.ready), methods
-        )
+    def mount(self, methods: Methods) -> Methods:
+        """Add all services to what takes grpcio's servicers."""
+        inference = InferenceServicer(self.serving, lambda: self.ready)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, methods)
         ensemble_pb2_grpc.add_EnsembleServiceServicer_to_server(EnsembleServicer(self.serving), methods)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, methods)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(SERVICES), methods)
@@ -86,7 +85,7 @@ class Server:
         """Return at once; load in the background, so that liveness answers meanwhile."""
         take_precedence()
         await self._tell_health()
-        self._spawn(self._load())
+        self._spawn(self.load())
         _on_termination(lambda: self._spawn(self._stop()))
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
@@ -94,7 +93,8 @@ class Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _load(self) -> None:
+    async def load(self) -> None:
+        """Load all ensembles, one after the other, and say so when every one takes requests."""
         for live in self.catalog.ensembles.values():
             executors = max(1, self._cores // len(live.spec.members))
             await catalog.load(live, self._load_member, self.books, executors)

@@ -167,8 +167,9 @@ def flags(**given: object) -> list[str]:
 def serving():
     """`serving("check", repository)` runs the command to its end."""
 
-    def serving(*arguments: object) -> subprocess.CompletedProcess:
-        return subprocess.run([SERVING, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    def serving(*arguments: object, seconds: float = 60) -> subprocess.CompletedProcess:
+        command = [SERVING, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
 
     return serving
 
