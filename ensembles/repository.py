@@ -42,7 +42,7 @@ class Repository:
     def model(self, member: MemberSpec) -> bytes:
         """The member's ONNX bytes, proven to be those that the manifest names. Raises RepositoryError."""
         file = _contained(self.path, member.model)
-        content = _read(file, member.model, MAX_MODEL_BYTES)
+        content = _read(file, MAX_MODEL_BYTES)
         found = hashlib.sha256(content).hexdigest()
         if found != member.sha256:
             raise RepositoryError(
@@ -65,7 +65,7 @@ def read(path: Path) -> Repository:
         raise RepositoryError(
             f"{path}: found {'a file' if path.exists() else 'nothing'}, expected a model repository directory"
         )
-    content = _read(_contained(path, MANIFEST), MANIFEST, MAX_MANIFEST_BYTES)
+    content = _read(_contained(path, MANIFEST), MAX_MANIFEST_BYTES)
     try:
         spec = parse(content.decode())
     except UnicodeDecodeError:
@@ -89,29 +89,38 @@ def verify(repository: Repository) -> None:
     repository.samples()
 
 
+def _check_path(root: Path, name: str) -> None:
+    """Raises RepositoryError unless `name` is a path inside the repository by its words alone."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not name.isprintable():
+        raise RepositoryError(f"{root / MANIFEST}: found the path {name!r}, expected one inside the repository")
+
+
 def _contained(root: Path, name: str) -> Path:
     """The real file behind `name`. Raises RepositoryError when it leaves `root` or is no regular file."""
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
-        raise RepositoryError(f"{root / MANIFEST}: found the path {name!r}, expected one inside the repository")
-    file = (root / name).resolve()
+    _check_path(root, name)
+    try:
+        file = (root / name).resolve()
+        exists = file.exists()
+    except (OSError, RuntimeError) as error:
+        found = getattr(error, "strerror", None) or "a loop of links"
+        raise RepositoryError(f"{root / name[:300]}: found {found}, expected a file") from None
     if not file.is_relative_to(root.resolve()):
         raise RepositoryError(f"{root / name}: found a link that leaves the repository, expected a file inside it")
     if not file.is_file():
-        raise RepositoryError(
-            f"{root / name}: found {'no regular file' if file.exists() else 'nothing'}, expected a file"
-        )
+        raise RepositoryError(f"{root / name}: found {'no regular file' if exists else 'nothing'}, expected a file")
     return file
 
 
-def _read(file: Path, name: str, limit: int) -> bytes:
+def _read(file: Path, limit: int) -> bytes:
     try:
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             if size > limit:
-                raise RepositoryError(f"{name}: found {size} bytes, expected at most {limit}")
+                raise RepositoryError(f"{file}: found {size} bytes, expected at most {limit}")
             return stream.read(limit)
     except OSError as error:
-        raise RepositoryError(f"{name}: {error.strerror}") from None
+        raise RepositoryError(f"{file}: found {error.strerror}, expected a readable file") from None
 
 
 def write(
@@ -130,11 +139,16 @@ def write(
         spec = from_mapping(sealed)
     except SpecError as error:
         raise RepositoryError(f"{directory / MANIFEST}: {error}") from None
+    for member in spec.members:
+        _check_path(directory, member.model)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
         fresh = Path(scratch) / "new"
-        _write_files(fresh, sealed, spec, models, samples)
-        verify(read(fresh))
+        try:
+            _write_files(fresh, sealed, spec, models, samples)
+            verify(read(fresh))
+        except (ValueError, OSError) as error:
+            raise RepositoryError(str(error).replace(str(fresh), str(directory))) from None
         _replace(directory, fresh, Path(scratch) / "old")
     return read(directory)
 
@@ -162,9 +176,9 @@ def _write_files(
         file = fresh / member.model
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(models[member.name])
-        (fresh / member.name / "config.pbtxt").write_text(
-            graphs.triton_config(member.name, models[member.name], spec.limits.max_batch_size)
-        )
+        config = graphs.triton_config(member.name, models[member.name], spec.limits.max_batch_size)
+        (fresh / member.name).mkdir(exist_ok=True)
+        (fresh / member.name / "config.pbtxt").write_text(config)
     labelled.write_npz(fresh / SAMPLES, *samples)
     (fresh / MANIFEST).write_text(_yaml(sealed))
 

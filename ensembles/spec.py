@@ -1,7 +1,8 @@
 """What `ensemble.yaml` says, as frozen values. Reads no file but the text that it is given."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -54,6 +55,14 @@ class ImageSpec(_Frozen):
     def _pair(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
+    @field_validator("range")
+    @classmethod
+    def _spans(cls, value: tuple[float, float]) -> tuple[float, float]:
+        low, high = value
+        if not (math.isfinite(low) and math.isfinite(high) and low != high):
+            raise ValueError(f"found {list(value)}, expected two different finite numbers")
+        return value
+
 
 def _check_fills(image: ImageSpec, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless the picture's numbers, channels first or last, are those of one sample."""
@@ -63,7 +72,9 @@ def _check_fills(image: ImageSpec, shape: tuple[int, ...]) -> None:
         "RGB": [(3, *pixels), (*pixels, 3)],
     }
     if shape not in fitting[image.mode]:
-        raise ValueError(f"image {image.mode} {image.width}x{image.height}, expected one that fills {list(shape)}")
+        raise ValueError(
+            f"image: found {image.mode} {image.width}x{image.height}, expected one that fills {list(shape)}"
+        )
 
 
 class InputSpec(_Frozen):
@@ -202,10 +213,20 @@ class EnsembleSpec(_Frozen):
         return np.argsort(-np.array(accuracy), kind="stable").astype(np.int64)
 
 
-def _distinct(key: str, values: tuple[str, ...] | list[str]) -> None:
+def _distinct(key: str, values: Iterable[str]) -> None:
+    twice = _twice(values)
+    if twice is not None:
+        raise ValueError(f"{key}: found {_shown(twice)} twice, expected distinct names")
+
+
+def _twice(values: Iterable[str]) -> str | None:
+    """The first value that comes a second time."""
+    seen: set[str] = set()
     for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"{key}: found {value!r} twice, expected distinct names")
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -218,10 +239,9 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise SpecError(f"line {node.start_mark.line + 1}: found key {str(key)!r} twice, expected it once")
+        twice = _twice(str(key.value) for key, _ in node.value)
+        if twice is not None:
+            raise SpecError(f"line {node.start_mark.line + 1}: found key {_shown(twice)} twice, expected it once")
         return super().construct_mapping(node, deep)
 
 
@@ -233,6 +253,10 @@ def parse(text: str) -> EnsembleSpec:
         raise SpecError(f"expected YAML, found {_one_line(str(error))}") from None
     except RecursionError:
         raise SpecError("expected a manifest, found YAML that nests too deep") from None
+    except SpecError:
+        raise
+    except (ValueError, KeyError, AttributeError, TypeError) as error:  # a date that is none, a number of 5,000 digits
+        raise SpecError(f"expected YAML, found {_one_line(str(error))}") from None
     if not isinstance(content, dict):
         raise SpecError(f"expected a mapping, found {type(content).__name__}")
     return from_mapping(content)
@@ -248,7 +272,7 @@ def from_mapping(content: Mapping[str, Any]) -> EnsembleSpec:
 
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
-    key = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, fault["loc"])))
+    key = _one_line(re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, fault["loc"]))))
     kind = fault["type"]
     if kind == "extra_forbidden":
         return f"{key}: unknown key"
@@ -258,7 +282,11 @@ def _first_fault(error: ValidationError) -> str:
         text = str(fault["ctx"]["error"])
         return f"{key}: {text}" if key else text
     expected = fault["msg"].removeprefix("Input should be ").removeprefix("String should ").replace("String should", "")
-    return f"{key}: found {_one_line(repr(fault['input']))}, expected {expected}"
+    return f"{key}: found {_shown(fault['input'])}, expected {expected}"
+
+
+def _shown(value: object) -> str:
+    return _one_line(repr(value))
 
 
 def _one_line(text: str) -> str:

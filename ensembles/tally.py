@@ -38,10 +38,12 @@ class Tally:
         rows, _, classes = self._scores.shape
         if scores.shape != (rows, classes):
             raise BadVote(f"found scores of shape {list(scores.shape)}, expected {[rows, classes]}")
-        off = np.abs(scores.sum(axis=1) - 1).max()
-        if not off <= SUM_TOLERANCE:  # false for NaN and infinity too
+        with np.errstate(all="ignore"):
+            sums = scores.sum(axis=1)
+            worst = sums[np.abs(sums - 1).argmax()]
+        if not abs(worst - 1) <= SUM_TOLERANCE:  # false for NaN and infinity too
             raise BadVote(
-                f"found probabilities that sum to 1{off:+.3g} at the worst, expected 1 within {SUM_TOLERANCE}"
+                f"found probabilities that sum to {worst:.4g} at the worst, expected 1 within {SUM_TOLERANCE}"
             )
         if scores.min() < -SUM_TOLERANCE:
             raise BadVote(f"found the probability {scores.min():.3g}, expected none below 0")

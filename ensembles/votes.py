@@ -137,7 +137,7 @@ def _probability_average(table: _Table) -> Floats:
 
 def _log_average(table: _Table) -> Floats:
     """The logarithmic opinion pool: the normalised weighted geometric mean."""
-    logs = np.log(np.maximum(table.scores, LEAST_PROBABILITY))
+    logs = np.log(np.maximum(table.scores, LEAST_PROBABILITY, dtype=np.float64))
     mean = (table.weights[:, None, :] @ logs)[:, 0] / table.total[:, None]
     return _normalised(np.exp(mean - mean.max(axis=1, keepdims=True)))
 

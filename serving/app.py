@@ -1,6 +1,7 @@
 """The composition root: builds every part, starts, tells when it is ready, drains, stops. The one place that knows them all."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from typing import Any
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -72,7 +74,7 @@ class Server:
         """Whether every ensemble takes requests."""
         return self.catalog.ready and not self.draining
 
-    def mount(self, methods: Methods) -> Methods:
+    def mount(self, methods: Any) -> Any:
         """Add all services to what takes grpcio's servicers."""
         inference = InferenceServicer(self.serving, lambda: self.ready)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, methods)
@@ -99,6 +101,8 @@ class Server:
             executors = max(1, self._cores // len(live.spec.members))
             await catalog.load(live, self._load_member, self.books, executors)
         await self._tell_health()
+        gc.collect()
+        gc.freeze()  # what is loaded now stays, and need not be looked at again each time a batch has made some garbage
         if self.ready:
             self._announce()
 

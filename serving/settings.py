@@ -46,23 +46,36 @@ class Settings(BaseModel):
 
 def from_environment() -> Settings:
     """The settings that `to_environment` handed over. Raises SettingsError."""
+    if ENVIRONMENT not in os.environ:
+        raise SettingsError(f"{ENVIRONMENT}: missing, expected to be started by `serving run`")
     try:
         return Settings.model_validate_json(os.environ[ENVIRONMENT])
-    except KeyError:
-        raise SettingsError(f"{ENVIRONMENT}: missing, expected to be started by `serving run`") from None
+    except ValidationError as error:
+        raise SettingsError(f"{ENVIRONMENT}: {_first_fault(error)}") from None
 
 
 def read(file: Path | None, flags: dict[str, object]) -> Settings:
     """Settings from a YAML file, if there is one, and flags, which win. Raises SettingsError."""
     content = _content(file) if file else {}
+    given = {key: value for key, value in flags.items() if value is not None}
     try:
-        return Settings.model_validate({**content, **{key: value for key, value in flags.items() if value is not None}})
+        return Settings.model_validate({**content, **given})
     except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"]))
-        found = "" if fault["type"] == "missing" else f"found {fault['input']!r}, "
-        where = f"{file}: " if file and fault["loc"] and fault["loc"][0] not in flags else ""
-        raise SettingsError(f"{where}{key}: {found}{fault['msg'].replace('Input should be', 'expected')}") from None
+        keys = error.errors()[0]["loc"]
+        where = f"{file}: " if file and keys and keys[0] not in given else ""
+        raise SettingsError(f"{where}{_first_fault(error)}") from None
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    key = ".".join(map(str, fault["loc"]))
+    found = "" if fault["type"] == "missing" else f"found {fault['input']!r}, "
+    return _one_line(f"{key}: {found}{fault['msg'].replace('Input should be', 'expected')}")
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _content(file: Path) -> dict[str, object]:
@@ -70,8 +83,8 @@ def _content(file: Path) -> dict[str, object]:
         content = yaml.safe_load(file.read_text())
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file}: expected YAML, found {' '.join(str(error).split())[:200]}") from None
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise SettingsError(_one_line(f"{file}: expected YAML, found {error}")) from None
     if not isinstance(content, dict):
         raise SettingsError(f"{file}: found {type(content).__name__}, expected a mapping")
     return content

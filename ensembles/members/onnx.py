@@ -116,6 +116,9 @@ def _device(spec: MemberSpec, provider: str) -> str:
 
 
 def _softmax(logits: Scores) -> Scores:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    if logits.ndim != 2:
+        raise MemberError(f"found logits of shape {list(logits.shape)}, expected [rows, classes]")
+    with np.errstate(invalid="ignore"):  # infinite logits become NaN, which is no vote and is refused as such
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     scores: Scores = shifted / shifted.sum(axis=1, keepdims=True)
     return scores

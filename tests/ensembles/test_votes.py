@@ -179,10 +179,11 @@ def test_the_mean_that_breaks_a_tie_is_weighted_and_of_those_who_voted() -> None
 
 def test_rounding_picks_no_winner() -> None:
     """0.1 + 0.2 is not 0.3 in floating point."""
-    table = [[0.1, 0.3, 0.6], [0.2, 0.0, 0.8], [0.7, 0.7, -0.4]]
-    result = count(table, ballot(Rule.PROBABILITY_AVERAGE, tie_break=TieBreak.ABSTAIN))
+    against = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    for rule in (Rule.MAJORITY, Rule.PROBABILITY_AVERAGE, Rule.BORDA):
+        result = count(against, ballot(rule, [0.1, 0.2, 0.3]))
+        assert result.label_index.tolist() == [-1], rule
 
-    assert result.label_index.tolist() == [-1]
     assert count([[0.5 + 2 * TIE, 0.5 - 2 * TIE]], ballot(Rule.PROBABILITY_AVERAGE, [1])).label_index == [0]
 
 
