@@ -80,11 +80,11 @@ class Application:
             self._looking = True
             asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
         try:
-            if _is_grpc(scope["headers"]):
+            headers = dict(scope["headers"])
+            if headers.get(b"content-type", b"").startswith(b"application/grpc"):
                 rpc = GrpcCall(receive, send, self._serving.max_request_bytes)
-                await rpc.serve(self._methods, scope["path"], scope["headers"], call.read_whole)
+                await rpc.serve(self._methods, scope["path"], headers, call.read_whole)
             else:
-                headers = dict(scope["headers"])
                 request = http.HttpCall(headers, self._serving, self._inference, self._ready, receive, call.read_whole)
                 await http.serve(scope, request, send)
         except asyncio.CancelledError:
@@ -124,10 +124,3 @@ def _heard(call: Call, event: "asyncio.Future[Mapping[str, Any]]") -> None:
         task = call.task
         if task is not None:
             task.cancel()
-
-
-def _is_grpc(headers: list[tuple[bytes, bytes]]) -> bool:
-    for name, value in headers:
-        if name == b"content-type":
-            return value.startswith(b"application/grpc")
-    return False

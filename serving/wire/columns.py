@@ -1,7 +1,8 @@
 """The outputs of the Open Inference Protocol, and a batch's answers as their bytes, made once for all requests in the batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,8 @@ OUTPUTS = {
 ALL_OUTPUTS = tuple(OUTPUTS.values())
 
 
-def requested(names: Sequence[str]) -> tuple[Output, ...]:
+@lru_cache(256)
+def requested(names: tuple[str, ...]) -> tuple[Output, ...]:
     """The outputs of these names; all, if there are none. Raises InvalidRequest."""
     if not names:
         return ALL_OUTPUTS
@@ -97,16 +99,16 @@ class Columns:
 
     def __init__(self) -> None:
         self._counted: Counted | None = None
-        self._columns: dict[str, Column] = {}
+        self._columns: dict[tuple[Output, ...], list[Column]] = {}
 
-    def of(self, answer: Answer, outputs: Sequence[Output]) -> list[Column]:
+    def of(self, answer: Answer, outputs: tuple[Output, ...]) -> list[Column]:
         if self._counted is not answer.counted:
             self._counted, self._columns = answer.counted, {}
-        columns = self._columns
-        for output in outputs:
-            if output.name not in columns:
-                columns[output.name] = Column(output, answer.live, answer.counted)
-        return [columns[output.name] for output in outputs]
+        columns = self._columns.get(outputs)
+        if columns is None:
+            columns = [Column(output, answer.live, answer.counted) for output in outputs]
+            self._columns[outputs] = columns
+        return columns
 
 
 def parameters(answer: Answer) -> dict[str, Parameter]:

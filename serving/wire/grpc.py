@@ -5,7 +5,6 @@ Servicers are grpcio's own kind, written against generated base classes, so that
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
@@ -29,8 +28,7 @@ CONTENT_TYPE = (b"content-type", b"application/grpc")
 START = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 FINISHED = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 PREFIX = 5
-UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
+UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
 class Gone(Exception):
@@ -126,12 +124,11 @@ class GrpcCall:
         self._outbox = Outbox(self._write_frames)
         self._serialise: Callable[[Message], bytes] = Message.SerializeToString
 
-    async def serve(
-        self, methods: Methods, path: str, headers: Iterable[tuple[bytes, bytes]], complete: Complete
-    ) -> None:
+    async def serve(self, methods: Methods, path: str, headers: Mapping[bytes, bytes], complete: Complete) -> None:
         """Answer with a message and a status, whatever happens. `complete` is called once the request is read whole."""
         try:
-            timeout = self._read_headers(headers)
+            self._encoding = headers.get(b"grpc-encoding", b"").decode("latin-1")
+            timeout = _timeout(headers[b"grpc-timeout"]) if b"grpc-timeout" in headers else None
             handler = methods.find(path)
             await self._respond(handler, Context(timeout, self._write), complete)
         except Fault as fault:
@@ -146,16 +143,6 @@ class GrpcCall:
         except Exception:
             log.exception("%s broke; this is a bug", path)
             await self._finish(StatusCode.INTERNAL, "the call broke; this is a bug")
-
-    def _read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> float | None:
-        """The timeout in seconds, if the caller gave one."""
-        timeout = None
-        for name, value in headers:
-            if name == b"grpc-timeout":
-                timeout = _timeout(value)
-            elif name == b"grpc-encoding":
-                self._encoding = value.decode("latin-1")
-        return timeout
 
     async def _respond(self, handler: RpcMethodHandler, context: Context, complete: Complete) -> None:
         self._serialise = handler.response_serializer or Message.SerializeToString
@@ -211,24 +198,17 @@ class GrpcCall:
 
     async def _only_request(self, handler: RpcMethodHandler) -> Message:
         buffer, more = b"", True
-        while more and not _whole(buffer, self._max_bytes):
+        while more:
             event = await self._receive()
             if event["type"] == "http.disconnect":
                 raise Gone
             buffer = buffer + event["body"] if buffer else event["body"]
             more = event.get("more_body", False)
-        while more:
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
-                raise Gone
-            more = event.get("more_body", False)
-            if event["body"]:
+            length = _length(buffer, self._max_bytes)
+            if length is not None and len(buffer) > PREFIX + length:
                 raise InvalidRequest("found more than one message, expected one")
-        if not _whole(buffer, self._max_bytes):
+        if length is None or len(buffer) < PREFIX + length:
             raise InvalidRequest(f"found a message cut off after {len(buffer)} bytes")
-        end = PREFIX + int.from_bytes(buffer[1:PREFIX], "big")
-        if len(buffer) != end:
-            raise InvalidRequest("found more than one message, expected one")
         return self._message(handler, buffer[0], buffer[PREFIX:])
 
     async def _requests(self, handler: RpcMethodHandler) -> AsyncIterator[Message]:
@@ -239,8 +219,8 @@ class GrpcCall:
                 raise Gone
             buffer += event["body"]
             more = event.get("more_body", False)
-            while _whole(buffer, self._max_bytes):
-                end = PREFIX + int.from_bytes(buffer[1:PREFIX], "big")
+            while (length := _length(buffer, self._max_bytes)) is not None and len(buffer) >= PREFIX + length:
+                end = PREFIX + length
                 flag, content = buffer[0], bytes(buffer[PREFIX:end])
                 del buffer[:end]
                 yield self._message(handler, flag, content)
@@ -259,14 +239,14 @@ class GrpcCall:
         return message
 
 
-def _whole(buffer: bytes | bytearray, limit: int) -> bool:
-    """Whether a whole message stands at the front. Raises TooLarge by its declared length, before its bytes are there."""
+def _length(buffer: bytes | bytearray, limit: int) -> int | None:
+    """That of the message at the front, once it is known. Raises TooLarge before the message's own bytes are there."""
     if len(buffer) < PREFIX:
-        return False
+        return None
     length = int.from_bytes(buffer[1:PREFIX], "big")
     if length > limit:
         raise TooLarge(f"found a message of {length} bytes, expected at most {limit}")
-    return len(buffer) >= PREFIX + length
+    return length
 
 
 def _framed(message: bytes) -> bytes:
@@ -275,10 +255,10 @@ def _framed(message: bytes) -> bytes:
 
 def _timeout(value: bytes) -> float:
     """Seconds of a grpc-timeout header. Raises InvalidRequest, and DeadlinePassed for one of nothing."""
-    match = TIMEOUT.fullmatch(value)
-    if match is None:
+    digits, unit = value[:-1], UNITS.get(value[-1:])
+    if unit is None or not digits.isdigit() or len(digits) > 8:
         raise InvalidRequest("found a grpc-timeout that is none, expected up to 8 digits and a unit of HMSmun")
-    seconds = int(match[1]) * UNITS[match[2].decode()]
+    seconds = int(digits) * unit
     if seconds <= 0:
         raise DeadlinePassed("the deadline had passed when the request arrived")
     return seconds

@@ -137,7 +137,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: ServicerContext) -> bytes:
         """The answer, serialised."""
-        outputs = requested([output.name for output in request.outputs])
+        outputs = requested(tuple([output.name for output in request.outputs]))
         remaining = context.time_remaining()
         answer = await self._serving.answer(
             GRPC, request.model_name, lambda arrived: self._request(request, arrived, remaining)

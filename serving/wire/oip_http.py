@@ -38,6 +38,10 @@ class Head:
     timeout: float | None
     wanted: Wanted
 
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        return tuple([output for output, _ in self.wanted])
+
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
@@ -71,7 +75,7 @@ class Inference:
         return self._encode(name, head, answer)
 
     def _encode(self, name: str, head: Head, answer: Answer) -> HttpAnswer:
-        columns = self._columns.of(answer, [output for output, _ in head.wanted])
+        columns = self._columns.of(answer, head.outputs)
         queue = b',"ensemble_queue_us":%d}' % queue_microseconds(answer)
         own_id = b',"id":' + orjson.dumps(head.request_id) if head.request_id else b""
         binary = [
@@ -212,6 +216,6 @@ def _wanted(outputs: Any, binary: bool) -> Wanted:
     if not isinstance(outputs, list):
         raise InvalidRequest("outputs: expected a list")
     outputs = [mapping(output, "outputs") for output in outputs]
-    named = requested([_text(output.get("name", ""), "outputs") for output in outputs])
+    named = requested(tuple(_text(output.get("name", ""), "outputs") for output in outputs))
     flags = [mapping(output.get("parameters", {}), "parameters").get("binary_data", binary) for output in outputs]
     return tuple(zip(named, map(bool, flags or [binary] * len(named)), strict=True))

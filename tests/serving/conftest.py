@@ -23,8 +23,7 @@ from ensembles import repository
 from scrutin.v1 import ensemble_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
-BIN = ROOT / ".venv" / "bin"
-SERVING = str(BIN / "serving") if BIN.exists() else "serving"
+SERVING = str(Path(sys.executable).with_name("serving"))
 START_SECONDS = 60
 STOP_SECONDS = 60
 

@@ -81,7 +81,8 @@ def main() -> None:
     from serving.door import become, with_free_ports
     from serving.settings import read
 
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
     become(with_free_ports(read(None, json.loads(sys.argv[1]))), "scripted_app:application")
 
 

@@ -184,6 +184,14 @@ def test_one_connection_takes_many_requests(server, samples):
         connection.close()
 
 
+def test_http_1_0_is_answered_too(server):
+    """nginx speaks it to what is behind it unless told otherwise, and so do HAProxy's checks and ab."""
+    with server.socket() as connection:
+        connection.sendall(b"GET /v2/health/ready HTTP/1.0\r\n\r\n")
+
+        assert re.match(rb"HTTP/1\.[01] 200 ", connection.recv(4096))
+
+
 # GET /v1/models
 
 
