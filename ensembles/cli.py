@@ -3,11 +3,15 @@
 import json
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ensembles.promise import independent_majority_error
+
+USAGE = 2
+
+WrongUsage: Any = typer.BadParameter.__base__  # what all faults of usage are to typer, which has no public name for it
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,9 +46,17 @@ def promise(
         error = independent_majority_error(errors)
     except ValueError as fault:
         print(f"ensembles: {fault}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise typer.Exit(USAGE) from None
     print(json.dumps({"errors": errors, "independent_error": error}) if as_json else f"{error:.1%}")
 
 
 def main() -> None:
-    app()
+    """Wrong usage is told in one line, as everything else is."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except WrongUsage as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # which has shown the help already
+            print(f"ensembles: {error.format_message()}", file=sys.stderr)
+        sys.exit(USAGE)
+    except typer.Abort:
+        sys.exit(130)

@@ -95,6 +95,11 @@ class InputSpec(_Frozen):
         return DTYPES[self.datatype]
 
     @cached_property
+    def shape_text(self) -> str:
+        """For messages."""
+        return "nested lists of shape [" + ", ".join(map(str, self.shape)) + "]"
+
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one sample."""
         return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize

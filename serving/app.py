@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 from tritonclient.grpc import service_pb2_grpc
@@ -29,9 +29,11 @@ from serving.ledger import Ledger
 from serving.settings import Settings, from_environment
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry
+from serving.wire import health
 from serving.wire.asgi import Application
 from serving.wire.exchange import Serving
 from serving.wire.grpc import Methods
+from serving.wire.health import HealthServicer
 from serving.wire.oip import InferenceServicer
 from serving.wire.predict import EnsembleServicer
 
@@ -40,7 +42,7 @@ log = logging.getLogger("serving")
 SERVICES = (
     "inference.GRPCInferenceService",
     "scrutin.v1.EnsembleService",
-    health.SERVICE_NAME,
+    health.SERVICE,
     reflection.SERVICE_NAME,
 )
 FLUSH_SECONDS = 0.2
@@ -59,7 +61,7 @@ class Server:
         self.books = Books(ledger, Telemetry(ledger), Statistics())
         self.aggregator = Aggregator(self.books.telemetry)
         self.serving = Serving(self.catalog, self.aggregator, self.books.telemetry, self.books.statistics)
-        self.health = health.aio.HealthServicer()
+        self.health = HealthServicer()
         self._cores = _cores()
         self._executor = ThreadPoolExecutor(self._cores, thread_name_prefix="member")
         self._load_member = load_member or catalog.onnx_loader(self._executor)
@@ -108,11 +110,8 @@ class Server:
 
     async def _tell_health(self) -> None:
         """grpc.health.v1: the empty service is the server, the others are the ensembles."""
-        status = health_pb2.HealthCheckResponse
-        await self.health.set("", status.SERVING if self.ready else status.NOT_SERVING)
-        for live in self.catalog.ensembles.values():
-            serving = live.ready and not self.draining
-            await self.health.set(live.name, status.SERVING if serving else status.NOT_SERVING)
+        ensembles = {live.name: live.ready and not self.draining for live in self.catalog.ensembles.values()}
+        await self.health.tell({"": self.ready, **ensembles})
 
     def _announce(self) -> None:
         settings = self.settings

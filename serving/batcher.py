@@ -16,7 +16,7 @@ from ensembles.spec import EnsembleSpec
 from ensembles.tally import BadVote, Tally
 from serving.batch_queue import BatchQueue
 from serving.errors import BelowQuorum, DeadlinePassed, Fault, Internal
-from serving.ledger import Ledger
+from serving.ledger import Account, Ledger
 from serving.records import Counted, MemberRun, Outcome
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry
@@ -74,6 +74,9 @@ class Batcher:
         self._ballot = spec.ballot
         self._devices = [books.ledger.device(member.device) for member in members]
         self._stages = _stages(spec)
+        self._accounts = {
+            policy: [Account(spec.name, policy, member.name) for member in members] for policy in self._stages
+        }
         self._skipped = [MemberRun(member.name, Outcome.SKIPPED, member.device) for member in members]
         self._free = executors
         self._drivers: set[asyncio.Task[None]] = set()
@@ -134,9 +137,9 @@ class Batcher:
         started = time.perf_counter()
         for entry in batch:
             entry.started = started
-        stage, quorum = self._stages[policy]
+        _, quorum = self._stages[policy]
         tally = Tally(self._ballot, len(rows), len(self._spec.labels))
-        runs = await self._fill(tally, stage, rows)
+        runs = await self._fill(tally, policy, rows)
         computed = time.perf_counter()
         self._books.telemetry.runs(self._spec.name, policy, len(rows), runs)
         if tally.votes < quorum:
@@ -156,21 +159,21 @@ class Batcher:
         self._books.statistics.batch(counted, len(batch))
         return counted
 
-    async def _fill(self, tally: Tally, stage: Sequence[int], rows: Rows) -> tuple[MemberRun, ...]:
-        """Run the members of a stage, enter what comes back, and tell what became of every member."""
-        runs = list(self._skipped)
+    async def _fill(self, tally: Tally, policy: str, rows: Rows) -> tuple[MemberRun, ...]:
+        """Run the members that `policy` asks for, enter what comes back, and tell what became of every member."""
+        runs, (stage, _) = list(self._skipped), self._stages[policy]
         if all(self._members[index].brief(len(rows)) for index in stage):
             for index in stage:
-                runs[index] = await self._column(tally, index, rows)
+                runs[index] = await self._column(tally, index, rows, policy)
         else:
-            columns = await asyncio.gather(*(self._column(tally, index, rows) for index in stage))
+            columns = await asyncio.gather(*(self._column(tally, index, rows, policy) for index in stage))
             for index, run in zip(stage, columns, strict=True):
                 runs[index] = run
         return tuple(runs)
 
-    async def _column(self, tally: Tally, index: int, rows: Rows) -> MemberRun:
+    async def _column(self, tally: Tally, index: int, rows: Rows, policy: str) -> MemberRun:
         member = self._members[index]
-        occupation = self._devices[index].occupation()
+        occupation = self._devices[index].occupation(self._accounts[policy][index])
         fault = None
         try:
             tally.enter(index, await member.run(rows, occupation))
@@ -184,6 +187,7 @@ class Batcher:
             seconds=occupation.seconds,
             device_seconds=occupation.device_seconds,
             cost_usd=self._books.ledger.cost_usd(occupation.device_seconds),
+            charged_seconds=occupation.charged,
             fault=fault,
         )
 

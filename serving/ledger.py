@@ -7,11 +7,21 @@ attributed and what is idle add up to the time that passed: nothing is counted t
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 Clock = Callable[[], float]
 SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whom a run's device time is charged to."""
+
+    ensemble: str
+    policy: str
+    member: str
 
 
 class Device:
@@ -25,9 +35,15 @@ class Device:
         self._until = clock()
         self._idle = 0.0
 
-    def occupation(self) -> "Occupation":
+    def occupation(self, account: "Account | None" = None) -> "Occupation":
         """One run's hold on the device, to be entered as a context manager."""
-        return Occupation(self)
+        return Occupation(self, account)
+
+    def uncharged(self) -> "list[tuple[Account, float]]":
+        """What the runs under way have used since they were last asked, by account; they count it as charged."""
+        with self._lock:
+            self._settle(self._clock())
+            return [(occupant.account, occupant.charge()) for occupant in self._occupants if occupant.account]
 
     @property
     def idle_seconds(self) -> float:
@@ -59,12 +75,17 @@ class Device:
 
 
 class Occupation:
-    """One run on a device. `seconds`: how long it took; `device_seconds`: its share of the device's time."""
+    """One run on a device. `seconds`: how long it took; `device_seconds`: its share of the device's time.
 
-    __slots__ = ("_device", "device_seconds", "ended", "started")
+    `charged`: how much of that was counted already, because somebody looked at the books in the middle of the run.
+    """
 
-    def __init__(self, device: Device) -> None:
+    __slots__ = ("_device", "account", "charged", "device_seconds", "ended", "started")
+
+    def __init__(self, device: Device, account: "Account | None" = None) -> None:
         self._device = device
+        self.account = account
+        self.charged = 0.0
         self.started = 0.0
         self.ended = 0.0
         self.device_seconds = 0.0
@@ -76,6 +97,11 @@ class Occupation:
     @property
     def seconds(self) -> float:
         return self.ended - self.started
+
+    def charge(self) -> float:
+        """What was not charged so far."""
+        amount, self.charged = self.device_seconds - self.charged, self.device_seconds
+        return amount
 
     def __enter__(self) -> Self:
         self._device.enter(self)

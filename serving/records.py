@@ -18,7 +18,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MemberRun:
-    """One member's part in a batch. `seconds`: how long its run took; `device_seconds`: its share of the device's time."""
+    """One member's part in a batch. `seconds`: how long its run took; `device_seconds`: its share of the device's time.
+
+    `charged_seconds`: how much of that share was counted while the run was under way.
+    """
 
     member: str
     outcome: Outcome
@@ -26,6 +29,7 @@ class MemberRun:
     seconds: float = 0.0
     device_seconds: float = 0.0
     cost_usd: float = 0.0
+    charged_seconds: float = 0.0
     fault: str | None = None
 
 

@@ -35,6 +35,7 @@ class Telemetry:
 
     def __init__(self, ledger: Ledger) -> None:
         self.registry = CollectorRegistry()
+        self._ledger = ledger
         self._requests = self._counter("requests", "Requests", "ensemble", "policy", "protocol", "code")
         self._predictions = self._counter("predictions", "Rows answered", "ensemble", "policy")
         self._request_seconds = self._histogram(
@@ -100,8 +101,9 @@ class Telemetry:
             by_outcome[run.outcome].add(rows)
             if run.outcome is not Outcome.SKIPPED:
                 seconds.add(run.seconds)
-                device_seconds.add(run.device_seconds)
-                cost.add(run.cost_usd)
+                rest = run.device_seconds - run.charged_seconds
+                device_seconds.add(rest)
+                cost.add(self._ledger.cost_usd(rest))
 
     def _member(self, ensemble: str, policy: str, run: MemberRun) -> tuple[Any, ...]:
         key = (ensemble, policy, run.member)
@@ -145,6 +147,11 @@ class Telemetry:
 
     def exposition(self) -> bytes:
         """The text format of Prometheus."""
+        for device in self._ledger.devices:
+            for account, seconds in device.uncharged():
+                spent = (account.ensemble, account.policy, account.member, device.name)
+                self._device_seconds.of(*spent).add(seconds)
+                self._cost.of(*spent).add(self._ledger.cost_usd(seconds))
         return generate_latest(self.registry)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -21,16 +22,16 @@ can cost at most the work that begins within this time.
 """
 
 LOOK_AT_MOST = 64
-"""Of the oldest, which are the next to run."""
+"""Of those that were not seen for the longest time, at once."""
 
 
 class Call:
     """One request under way."""
 
-    __slots__ = ("arrived", "asked", "complete", "receive", "task")
+    __slots__ = ("asked", "complete", "receive", "seen", "task")
 
     def __init__(self, receive: Receive) -> None:
-        self.arrived = time.perf_counter()
+        self.seen = time.perf_counter()
         self.receive = receive
         self.complete = False  # the request was read whole, so that reading on tells only whether the caller has left
         self.asked = False
@@ -82,7 +83,7 @@ class Application:
         try:
             headers = dict(scope["headers"])
             if headers.get(b"content-type", b"").startswith(b"application/grpc"):
-                rpc = GrpcCall(receive, send, self._serving.max_request_bytes)
+                rpc = GrpcCall(receive, send, self._serving.max_bytes(scope["path"]))
                 await rpc.serve(self._methods, scope["path"], headers, call.read_whole)
             else:
                 request = http.HttpCall(headers, self._serving, self._inference, self._ready, receive, call.read_whole)
@@ -95,19 +96,19 @@ class Application:
             del self.calls[number]
 
     def _look(self) -> None:
-        """Ask the oldest calls whether their callers are still there; those who have left are cancelled."""
+        """Ask whether callers are still there, whoever was not seen for the longest time first; cancel who has left."""
         self._looking = bool(self.calls)
         if not self._looking:
             return
         loop = asyncio.get_running_loop()
         loop.call_later(LOOK_SECONDS, self._look)
-        since = time.perf_counter() - LOOK_SECONDS
-        for _, call in zip(range(LOOK_AT_MOST), self.calls.values(), strict=False):
-            if call.arrived > since:
-                break
-            if call.complete and not call.asked:
-                call.asked = True
-                asyncio.ensure_future(call.receive()).add_done_callback(partial(_heard, call))
+        now = time.perf_counter()
+        waiting = ((number, call) for number, call in self.calls.items() if call.complete and not call.asked)
+        due = [pair for pair in islice(waiting, LOOK_AT_MOST) if pair[1].seen <= now - LOOK_SECONDS]
+        for number, call in due:
+            self.calls[number] = self.calls.pop(number)  # to the end: the others' turn comes next
+            call.seen, call.asked = now, True
+            asyncio.ensure_future(call.receive()).add_done_callback(partial(_heard, call))
 
     async def _metrics(self, scope: Mapping[str, Any], send: Send) -> None:
         found = scope["path"] == "/metrics" and scope["method"] == "GET"

@@ -1,7 +1,7 @@
 """What every protocol does with a request: decode it, have it answered, count it once with its code."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,8 +21,14 @@ ROOM_BYTES = 1 << 16
 IMAGE_BYTES = 16 << 20
 """A picture as a camera writes it; what it may become is limited by the codec."""
 
+TAKES_IMAGES = "/scrutin.v1.EnsembleService/Predict"
+
 JSON_BYTES_PER_VALUE = 32
 """More than any number of JSON needs that was printed from a double, with its separators."""
+
+
+Decode = Callable[[float], Request | Awaitable[Request]]
+"""Gives the request that arrived at an instant. One that takes long, as pictures do, is awaited."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +40,33 @@ class Serving:
     telemetry: Telemetry
     statistics: Statistics
 
+    def max_bytes(self, path: str) -> int:
+        """The most that a gRPC request of this path needs."""
+        return self.max_image_bytes if path.startswith(TAKES_IMAGES) else self.max_tensor_bytes
+
     @cached_property
-    def max_request_bytes(self) -> int:
-        """The most that any request to any ensemble needs, so that nothing larger is ever held in memory."""
+    def max_image_bytes(self) -> int:
+        """The most that a request needs whose rows may be pictures."""
+        pictures = any(live.spec.input.image for live in self.catalog.ensembles.values())
+        return max(self.max_tensor_bytes, IMAGE_BYTES + ROOM_BYTES if pictures else 0)
+
+    @cached_property
+    def max_tensor_bytes(self) -> int:
+        """The most that a request of numbers to any ensemble needs, so that nothing larger is ever held in memory."""
         most = [
             live.spec.limits.max_batch_size * _row_bytes(live.spec.input) for live in self.catalog.ensembles.values()
         ]
-        return max([IMAGE_BYTES, *most]) + ROOM_BYTES
+        return max(most) + ROOM_BYTES
 
-    async def answer(self, protocol: str, model_name: str, decode: Callable[[float], Request]) -> Answer:
+    async def answer(self, protocol: str, model_name: str, decode: Decode) -> Answer:
         """Decode a request that arrived just now, answer it, count it. Raises a Fault."""
         arrived = time.perf_counter()
         request: Request | None = None
         answer: Answer | None = None
         code = "CANCELLED"
         try:
-            request = decode(arrived)
+            decoded = decode(arrived)
+            request = decoded if isinstance(decoded, Request) else await decoded
             answer = await self.aggregator.answer(request)
             code = "OK"
             counted = answer.counted

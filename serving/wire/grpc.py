@@ -54,6 +54,12 @@ class Context:
         """Seconds until the caller's deadline; None without one."""
         return None if self._until is None else self._until - time.perf_counter()
 
+    def set_code(self, code: StatusCode) -> None:
+        """What generated base classes do before they raise NotImplementedError."""
+
+    def set_details(self, details: str) -> None:
+        """Likewise."""
+
     async def abort(self, code: StatusCode, details: str = "") -> None:
         raise Aborted(code, details)
 
@@ -138,6 +144,8 @@ class GrpcCall:
             await self._finish(status(fault).grpc, str(fault), pushback)
         except Aborted as aborted:
             await self._finish(aborted.code, str(aborted))
+        except NotImplementedError:
+            await self._finish(StatusCode.UNIMPLEMENTED, f"{path} is not offered")
         except (Gone, OSError):  # ASGI raises an OSError where an answer meets a closed connection
             pass
         except Exception:
@@ -147,7 +155,7 @@ class GrpcCall:
     async def _respond(self, handler: RpcMethodHandler, context: Context, complete: Complete) -> None:
         self._serialise = handler.response_serializer or Message.SerializeToString
         if handler.request_streaming:
-            requests = self._requests(handler)
+            requests = self._requests(handler, complete)
             if not handler.response_streaming:
                 raise Unsupported("found a client-streaming method, expected none to be served")
             await self._stream(handler.stream_stream(requests, context))
@@ -211,7 +219,7 @@ class GrpcCall:
             raise InvalidRequest(f"found a message cut off after {len(buffer)} bytes")
         return self._message(handler, buffer[0], buffer[PREFIX:])
 
-    async def _requests(self, handler: RpcMethodHandler) -> AsyncIterator[Message]:
+    async def _requests(self, handler: RpcMethodHandler, complete: Complete) -> AsyncIterator[Message]:
         buffer, more = bytearray(), True
         while more:
             event = await self._receive()
@@ -224,6 +232,7 @@ class GrpcCall:
                 flag, content = buffer[0], bytes(buffer[PREFIX:end])
                 del buffer[:end]
                 yield self._message(handler, flag, content)
+        complete()
         if buffer:
             raise InvalidRequest(f"found a message cut off after {len(buffer)} bytes")
 

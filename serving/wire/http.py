@@ -25,7 +25,11 @@ WORTH_COMPRESSING = 1024
 
 
 class MethodNotAllowed(Exception):
-    """The route exists for other methods."""
+    """The route exists, for another method."""
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 @dataclass(slots=True)
@@ -43,9 +47,8 @@ class HttpCall:
     def header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1")
 
-    async def body(self) -> bytes:
-        """The whole body, decompressed. Raises TooLarge before more than the limit is held, and InvalidRequest."""
-        limit = self.serving.max_request_bytes
+    async def body(self, limit: int) -> bytes:
+        """The whole body, decompressed. Raises TooLarge before more than `limit` bytes are held, and InvalidRequest."""
         declared = self.headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
             raise TooLarge(f"found a body of {int(declared)} bytes, expected at most {limit}")
@@ -71,6 +74,7 @@ class Reply:
     content_type: bytes = JSON
     status: int = 200
     headers: Sequence[tuple[bytes, bytes]] = ()
+    may_compress: bool = False  # clients of this protocol expect it of inference only
 
 
 Handler = Callable[[HttpCall], Awaitable[Reply]]
@@ -121,19 +125,21 @@ async def _all_stats(call: HttpCall) -> Reply:
 
 
 async def _infer(call: HttpCall) -> Reply:
-    body = await call.body()
+    body = await call.body(call.serving.max_tensor_bytes)
     length = call.header(b"inference-header-content-length")
     reply = await call.inference.infer(call.names["model"], call.names.get("version") or "", body, length)
     if reply.json_bytes is None:
-        return Reply(reply.body)
+        return Reply(reply.body, may_compress=True)
     length_header = (b"inference-header-content-length", b"%d" % reply.json_bytes)
-    return Reply(reply.body, b"application/octet-stream", headers=[length_header])
+    return Reply(reply.body, b"application/octet-stream", headers=[length_header], may_compress=True)
 
 
 async def _predict(call: HttpCall) -> Reply:
-    body = await call.body()
     content_type = call.header(b"content-type")
-    return _json(await predict_http.predict(call.serving, call.names["model"], body, content_type))
+    pictures = predict_http.takes_images(content_type)
+    body = await call.body(call.serving.max_image_bytes if pictures else call.serving.max_tensor_bytes)
+    answer = await predict_http.predict(call.serving, call.names["model"], body, content_type)
+    return Reply(orjson.dumps(answer), may_compress=True)
 
 
 async def _models(call: HttpCall) -> Reply:
@@ -189,15 +195,15 @@ ROUTES: Sequence[tuple[str, re.Pattern[str], Handler]] = [
 
 def find(method: str, path: str) -> tuple[Handler, Mapping[str, str]]:
     """The handler of a path and the names in it. Raises Unknown or MethodNotAllowed."""
-    known = False
+    allowed = ""
     for expected, pattern, handler in ROUTES:
         match = pattern.fullmatch(path)
         if match:
             if method == expected:
                 return handler, {name: unquote(value) for name, value in match.groupdict().items() if value}
-            known = True
-    if known:
-        raise MethodNotAllowed(f"{method[:16]} is not for {path[:128]}")
+            allowed = expected
+    if allowed:
+        raise MethodNotAllowed(f"found {method[:16]} {path[:128]}, expected {allowed}", allowed)
     raise Unknown(f"unknown path {path[:128]!r}, see /docs")
 
 
@@ -207,17 +213,18 @@ async def serve(scope: Mapping[str, Any], call: HttpCall, send: Send) -> None:
         reply = await _reply(scope, call)
     except Gone:
         return
-    await _send(reply, call.header(b"accept-encoding"), send)
+    await _send(reply, call.header(b"accept-encoding"), scope["method"] == "HEAD", send)
 
 
 async def _reply(scope: Mapping[str, Any], call: HttpCall) -> Reply:
     try:
-        handler, call.names = find(scope["method"], scope["raw_path"].decode("latin-1"))
+        method = scope["method"]
+        handler, call.names = find("GET" if method == "HEAD" else method, scope["raw_path"].decode("latin-1"))
         return await handler(call)
     except Fault as fault:
         return _refusal(fault)
     except MethodNotAllowed as error:
-        return _json({"error": str(error)}, 405)
+        return Reply(orjson.dumps({"error": str(error)}), status=405, headers=[(b"allow", error.allowed.encode())])
     except Gone:
         raise
     except Exception:
@@ -230,14 +237,14 @@ def _refusal(fault: Fault) -> Reply:
     return Reply(orjson.dumps({"error": str(fault)}), status=status(fault).http, headers=retry)
 
 
-async def _send(reply: Reply, accept_encoding: str, send: Send) -> None:
+async def _send(reply: Reply, accept_encoding: str, head_only: bool, send: Send) -> None:
     body, headers = reply.body, [(b"content-type", reply.content_type), *reply.headers]
-    accepted = [part.strip() for part in accept_encoding.lower().split(",")]
+    accepted = [part.strip() for part in accept_encoding.lower().split(",")] if accept_encoding else []
     encoding = next((name for name in WINDOW_BITS if name in accepted), None)
-    # A client that names one encoding alone wants it (tritonclient); a browser's list is no reason to spend time on small answers.
-    if encoding and (len(accepted) == 1 or len(body) > WORTH_COMPRESSING):
+    # Who names one encoding alone wants it (tritonclient); a browser's list is no reason to spend time on a small answer.
+    if reply.may_compress and encoding and (len(accepted) == 1 or len(body) > WORTH_COMPRESSING):
         body = compressed(body, encoding)
         headers.append((b"content-encoding", encoding.encode()))
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": b"" if head_only else body})

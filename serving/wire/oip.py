@@ -137,15 +137,15 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: ServicerContext) -> bytes:
         """The answer, serialised."""
-        outputs = requested(tuple([output.name for output in request.outputs]))
         remaining = context.time_remaining()
         answer = await self._serving.answer(
             GRPC, request.model_name, lambda arrived: self._request(request, arrived, remaining)
         )
-        return self._encoder.encode(request, answer, outputs)
+        return self._encoder.encode(request, answer, outputs_of(request))
 
     def _request(self, request: pb.ModelInferRequest, arrived: float, remaining: float | None) -> Request:
         model = self._serving.catalog.find(request.model_name, request.model_version)
+        outputs_of(request)
         rows = decode(model.live.spec, request)
         if not request.parameters:
             return Request(model, rows, arrived, "", remaining)
@@ -166,6 +166,19 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.RepositoryModelUnloadRequest, context: ServicerContext
     ) -> pb.RepositoryModelUnloadResponse:
         raise Unsupported("repository management is off")
+
+
+def outputs_of(request: pb.ModelInferRequest) -> tuple[Output, ...]:
+    """Raises InvalidRequest."""
+    for output in request.outputs:
+        if "classification" in output.parameters:
+            raise no_classification(output.name)
+    return requested(tuple([output.name for output in request.outputs]))
+
+
+def no_classification(name: str) -> InvalidRequest:
+    """For an output asked for in a form that is not announced."""
+    return InvalidRequest(f"output {name[:64]!r}: found the parameter classification, which is not offered")
 
 
 def _value(parameter: pb.InferParameter) -> Any:

@@ -15,7 +15,7 @@ from serving.records import Counted
 from serving.wire.codec import flattened, rows_from_bytes, rows_from_values
 from serving.wire.columns import Column, Columns, Output, parameters, queue_microseconds, requested
 from serving.wire.exchange import HTTP, Serving
-from serving.wire.oip import policy_of, timeout_of, wrong_inputs
+from serving.wire.oip import no_classification, policy_of, timeout_of, wrong_inputs
 
 REMEMBERED_BYTES = 4096
 """Heads up to this size are remembered when tensors are binary: then a client sends the very same one with each request."""
@@ -128,7 +128,12 @@ def _split(spec: EnsembleSpec, body: bytes, header_length: str) -> tuple[Head, b
     """What the JSON says, and the bytes behind it. Raises InvalidRequest."""
     if not header_length:
         return _head(body), b""
-    if not header_length.isdigit() or len(header_length) > 10 or int(header_length) > len(body):
+    if (
+        not header_length.isascii()
+        or not header_length.isdigit()
+        or len(header_length) > 10
+        or int(header_length) > len(body)
+    ):
         raise InvalidRequest(
             f"Inference-Header-Content-Length: found {header_length[:20]!r}, expected a number up to {len(body)}, "
             "the body's size"
@@ -163,7 +168,9 @@ def _head(text: bytes) -> Head:
         data=tensor.get("data"),
         policy=policy_of(given),
         timeout=timeout_of(given),
-        wanted=_wanted(content.get("outputs") or [], bool(given.get("binary_data_output", False))),
+        wanted=_wanted(
+            content.get("outputs") or [], _flag(given.get("binary_data_output", False), "binary_data_output")
+        ),
     )
 
 
@@ -217,5 +224,18 @@ def _wanted(outputs: Any, binary: bool) -> Wanted:
         raise InvalidRequest("outputs: expected a list")
     outputs = [mapping(output, "outputs") for output in outputs]
     named = requested(tuple(_text(output.get("name", ""), "outputs") for output in outputs))
-    flags = [mapping(output.get("parameters", {}), "parameters").get("binary_data", binary) for output in outputs]
-    return tuple(zip(named, map(bool, flags or [binary] * len(named)), strict=True))
+    flags = [_binary(output, binary) for output in outputs]
+    return tuple(zip(named, flags or [binary] * len(named), strict=True))
+
+
+def _binary(output: dict[str, Any], otherwise: bool) -> bool:
+    given = mapping(output.get("parameters", {}), "parameters")
+    if "classification" in given:
+        raise no_classification(str(output.get("name")))
+    return _flag(given.get("binary_data", otherwise), "binary_data")
+
+
+def _flag(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{what}: found {type(value).__name__}, expected true or false")
+    return value

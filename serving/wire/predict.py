@@ -1,12 +1,11 @@
 """`scrutin.v1.EnsembleService`: the typed way to ask for a vote, one request at a time or many on a stream."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 from grpc import ServicerContext
-from numpy.typing import NDArray
 
 from ensembles.spec import EnsembleSpec
 from scrutin.v1 import ensemble_pb2 as pb
@@ -15,7 +14,7 @@ from serving.aggregator import Answer, Request
 from serving.catalog import Live
 from serving.errors import Fault, InvalidRequest
 from serving.records import Counted, Outcome
-from serving.wire.codec import row_from_image, rows_from_bytes
+from serving.wire.codec import rows_from_bytes, rows_from_images
 from serving.wire.exchange import GRPC, Serving, sooner
 from serving.wire.status import status
 
@@ -49,12 +48,21 @@ class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
         )
         return self._encoder.encode(request.id, answer)
 
-    def _request(self, request: pb.PredictRequest, arrived: float, remaining: float | None) -> Request:
+    def _request(
+        self, request: pb.PredictRequest, arrived: float, remaining: float | None
+    ) -> Request | Awaitable[Request]:
         model = self._serving.catalog.find(request.ensemble, request.version)
         if request.timeout_microseconds < 0:
             raise InvalidRequest(f"timeout_microseconds: found {request.timeout_microseconds}, expected 0 or more")
         own = request.timeout_microseconds / MICROSECONDS or None
-        return Request(model, decode(model.live.spec, request), arrived, request.policy, sooner(own, remaining))
+        made = partial(Request, model, arrived=arrived, policy=request.policy, timeout=sooner(own, remaining))
+        spec, kind = model.live.spec, request.WhichOneof("input")
+        if kind == "tensor":
+            tensor = request.tensor
+            return made(rows=rows_from_bytes(spec.input, tensor.datatype, tensor.shape, tensor.data))
+        if kind == "images":
+            return from_images(made, spec, request.images.files)
+        raise InvalidRequest("found no input, expected a tensor or images")
 
     async def PredictStream(self, request_iterator: AsyncIterator[pb.PredictRequest], context: ServicerContext) -> None:
         """Answers as they come. A request that fails is answered with its error; the stream goes on."""
@@ -125,22 +133,9 @@ def describe(live: Live) -> dict[str, Any]:
     }
 
 
-def decode(spec: EnsembleSpec, request: pb.PredictRequest) -> NDArray[Any]:
-    """Raises InvalidRequest."""
-    kind = request.WhichOneof("input")
-    if kind == "tensor":
-        return rows_from_bytes(spec.input, request.tensor.datatype, request.tensor.shape, request.tensor.data)
-    if kind == "images":
-        return rows_from_images(spec, request.images.files)
-    raise InvalidRequest("found no input, expected a tensor or images")
-
-
-def rows_from_images(spec: EnsembleSpec, files: Any) -> NDArray[Any]:
-    """One row a file, their number checked before any is decoded. Raises InvalidRequest."""
-    limit = spec.limits.max_batch_size
-    if not 1 <= len(files) <= limit:
-        raise InvalidRequest(f"found {len(files)} images, expected 1 to {limit}")
-    return np.stack([row_from_image(spec.input, content) for content in files])
+async def from_images(made: Callable[..., Request], spec: EnsembleSpec, files: Sequence[bytes]) -> Request:
+    """The request with one row a file. Raises InvalidRequest or TooLarge."""
+    return made(rows=await rows_from_images(spec.input, files, spec.limits.max_batch_size))
 
 
 class Encoder:

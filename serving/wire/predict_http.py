@@ -1,11 +1,13 @@
 """`POST /v1/models/{m}:predict`: rows as JSON, or a picture, to an answer that a person can read."""
 
+from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from python_multipart import MultipartParser
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from ensembles.spec import EnsembleSpec
@@ -14,29 +16,41 @@ from serving.errors import InvalidRequest
 from serving.wire.codec import rows_from_nested
 from serving.wire.exchange import HTTP, Serving
 from serving.wire.oip_http import json_object
-from serving.wire.predict import describe, rows_from_images
+from serving.wire.predict import describe, from_images
 
-__all__ = ["describe", "predict"]
+__all__ = ["describe", "predict", "takes_images"]
+
+IMAGES, FORM = (b"image/png", b"image/jpeg"), b"multipart/form-data"
+
+MOST_FIELDS = 1024
+"""Of a form, far more than images fit into a batch in practice."""
 
 DECIMALS = 6
 """Of a share, which is more than any ensemble's accuracy means."""
 
 
+def takes_images(content_type: str) -> bool:
+    """Whether a body of this type may be as large as pictures are."""
+    kind, _ = parse_options_header(content_type)
+    return kind == FORM or kind in IMAGES
+
+
 async def predict(serving: Serving, name: str, body: bytes, content_type: str) -> dict[str, Any]:
     """The JSON of an answer. Raises a Fault."""
 
-    def decode(arrived: float) -> Request:
+    def decode(arrived: float) -> Request | Awaitable[Request]:
         model = serving.catalog.find(name)
         spec = model.live.spec
+        made = partial(Request, model, arrived=arrived)
         kind, options = parse_options_header(content_type)
-        if kind in (b"image/png", b"image/jpeg"):
-            return Request(model, rows_from_images(spec, [body]), arrived)
-        if kind == b"multipart/form-data":
+        if kind in IMAGES:
+            return from_images(made, spec, [body])
+        if kind == FORM:
             fields = form(body, options.get(b"boundary", b""))
             policy = fields.get("policy", [b""])[0].decode("utf-8", "replace")
-            return Request(model, rows_from_images(spec, fields.get("image", [])), arrived, policy)
+            return from_images(partial(made, policy=policy), spec, fields.get("image", []))
         content = json_object(body)
-        return Request(model, _rows(spec, content), arrived, _policy(content))
+        return made(rows=_rows(spec, content), policy=_policy(content))
 
     return _encode(await serving.answer(HTTP, name, decode))
 
@@ -64,11 +78,11 @@ def form(body: bytes, boundary: bytes) -> dict[str, list[bytes]]:
     if not boundary:
         raise InvalidRequest("found multipart/form-data without a boundary")
     reader = _FormReader()
-    parser = MultipartParser(boundary, reader.callbacks)
     try:
+        parser = MultipartParser(boundary, reader.callbacks)
         parser.write(body)
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise InvalidRequest(f"found a broken form: {str(error)[:100]}") from None
     if not reader.ended:
         raise InvalidRequest("found a form that is cut off")
@@ -81,6 +95,7 @@ class _FormReader:
     def __init__(self) -> None:
         self.fields: dict[str, list[bytes]] = {}
         self.ended = False
+        self._parts = 0
         self._header, self._value, self._name, self._content = b"", b"", "", bytearray()
         self.callbacks = {
             "on_part_begin": self._begin,
@@ -93,6 +108,9 @@ class _FormReader:
         }
 
     def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > MOST_FIELDS:
+            raise InvalidRequest(f"found a form of more than {MOST_FIELDS} fields")
         self._name, self._content = "", bytearray()
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
