@@ -101,9 +101,8 @@ class Telemetry:
             by_outcome[run.outcome].add(rows)
             if run.outcome is not Outcome.SKIPPED:
                 seconds.add(run.seconds)
-                rest = run.device_seconds - run.charged_seconds
-                device_seconds.add(rest)
-                cost.add(self._ledger.cost_usd(rest))
+                device_seconds.add(run.device_seconds - run.charged_seconds)
+                cost.add(run.cost_usd - self._ledger.cost_usd(run.charged_seconds))
 
     def _member(self, ensemble: str, policy: str, run: MemberRun) -> tuple[Any, ...]:
         key = (ensemble, policy, run.member)

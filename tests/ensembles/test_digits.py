@@ -124,7 +124,9 @@ def test_the_table_names_every_member_and_rule(trained: Repository, parts: digit
     assert "points over cnn" in printed, "the best on the calibration rows, whatever the samples say"
 
 
-def test_the_picture_in_the_documents_is_a_sample_on_which_the_vote_is_wiser_than_two_members(committed: Repository) -> None:
+def test_the_picture_in_the_documents_is_a_sample_on_which_the_vote_is_wiser_than_two_members(
+    committed: Repository,
+) -> None:
     picture = Image.open(ROOT / "docs" / "seven.png").convert("L").resize((8, 8), Image.Resampling.BOX)
     row = np.rint(np.asarray(picture) / 255 * 16).astype(np.uint8)
     x, y = committed.samples()

@@ -185,15 +185,25 @@ def launch(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def launch_scripted(tmp_path_factory):
-    """`with launch_scripted(script, repository, …) as server`: see `scripted_app.py`."""
+def launch_program(tmp_path_factory):
+    """`with launch_program("counting_app.py", repository, …) as server`: a server with an application of the tests' own."""
 
-    def launch(script, *repositories: Path, ready: bool = True, **given: object):
+    def launch(program: str, *repositories: Path, ready: bool = True, environment=None, **given: object):
         ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
         settings = json.dumps({"repositories": list(map(str, repositories)), **ports, **given})
-        command = [sys.executable, str(Path(__file__).with_name("scripted_app.py")), settings]
-        server = Running(command, tmp_path_factory.mktemp("scripted"), {"SCRIPT": json.dumps(script)})
+        command = [sys.executable, str(Path(__file__).with_name(program)), settings]
+        server = Running(command, tmp_path_factory.mktemp("program"), environment)
         return ending_well(server.wait() if ready else server)
+
+    return launch
+
+
+@pytest.fixture(scope="session")
+def launch_scripted(launch_program):
+    """`with launch_scripted(script, repository, …) as server`: see `scripted_app.py`."""
+
+    def launch(script, *repositories: Path, **given: object):
+        return launch_program("scripted_app.py", *repositories, environment={"SCRIPT": json.dumps(script)}, **given)
 
     return launch
 

@@ -713,8 +713,6 @@ def test_a_body_that_is_cut_off_disturbs_nobody(served, path, headers):
     "request_",
     [
         b"hello\r\n\r\n",
-        b"GET /v2 HTTP/9.9\r\n\r\n",
-        b"GET /v2\r\n\r\n",
         b"POST /v1/models/digits:predict HTTP/1.1\r\nHost: a\r\nContent-Length: ten\r\n\r\n",
         b"POST /v1/models/digits:predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
         b"POST /v1/models/digits:predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nhello",
