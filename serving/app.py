@@ -16,7 +16,6 @@ from typing import Any
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
-from tritonclient.grpc import service_pb2_grpc
 
 from ensembles import repository
 from scrutin.v1 import ensemble_pb2_grpc
@@ -29,12 +28,11 @@ from serving.ledger import Ledger
 from serving.settings import Settings, from_environment
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry
-from serving.wire import health
+from serving.wire import health, oip
 from serving.wire.asgi import Application
 from serving.wire.exchange import Serving
 from serving.wire.grpc import Methods
 from serving.wire.health import HealthServicer
-from serving.wire.oip import InferenceServicer
 from serving.wire.predict import EnsembleServicer
 
 log = logging.getLogger("serving")
@@ -78,8 +76,7 @@ class Server:
 
     def mount(self, methods: Any) -> Any:
         """Add all services to what takes grpcio's servicers."""
-        inference = InferenceServicer(self.serving, lambda: self.ready)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, methods)
+        oip.mount(oip.InferenceServicer(self.serving, lambda: self.ready), methods)
         ensemble_pb2_grpc.add_EnsembleServiceServicer_to_server(EnsembleServicer(self.serving), methods)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, methods)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(SERVICES), methods)

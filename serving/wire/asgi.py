@@ -61,19 +61,10 @@ class Application:
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        elif scope["server"][1] == self._metrics_port:
+            return
+        if scope["server"][1] == self._metrics_port:
             await self._metrics(scope, send)
-        else:
-            await self._serve(scope, receive, send)
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        await receive()
-        await self._lifespan()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await send({"type": "lifespan.shutdown.complete"})
-
-    async def _serve(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+            return
         call = Call(receive)
         self._next = number = self._next + 1
         self.calls[number] = call
@@ -94,6 +85,13 @@ class Application:
             pass  # the connection closed while the answer went out
         finally:
             del self.calls[number]
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self._lifespan()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
 
     def _look(self) -> None:
         """Ask whether callers are still there, whoever was not seen for the longest time first; cancel who has left."""

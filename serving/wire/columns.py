@@ -1,6 +1,6 @@
 """The outputs of the Open Inference Protocol, and a batch's answers as their bytes, made once for all requests in the batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -68,6 +68,35 @@ def requested(names: tuple[str, ...]) -> tuple[Output, ...]:
         if name not in OUTPUTS:
             raise InvalidRequest(f"unknown output {name[:64]!r}, expected one of {', '.join(OUTPUTS)}")
     return tuple(OUTPUTS[name] for name in names)
+
+
+def wrong_inputs(spec: EnsembleSpec, names: Sequence[str]) -> InvalidRequest:
+    """For inputs that are not the one of the manifest."""
+    found = ", ".join(repr(name[:64]) for name in names[:4]) or "none"
+    return InvalidRequest(f"found the inputs {found}, expected one named {spec.input.name!r}")
+
+
+def policy_of(parameters: dict[str, Any]) -> str:
+    """Raises InvalidRequest."""
+    policy = parameters.get("policy", "")
+    if not isinstance(policy, str):
+        raise InvalidRequest(f"parameter policy: found {type(policy).__name__}, expected a string")
+    return policy
+
+
+def timeout_of(parameters: dict[str, Any]) -> float | None:
+    """Seconds, from microseconds; 0 is none, as tritonclient means it. Raises InvalidRequest."""
+    timeout = parameters.get("timeout", 0)
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+        raise InvalidRequest(
+            f"parameter timeout: found {str(timeout)[:32]!r}, expected microseconds as a whole number, 0 or more"
+        )
+    return timeout / MICROSECONDS or None
+
+
+def no_classification(name: str) -> InvalidRequest:
+    """For an output asked for in a form that is not announced."""
+    return InvalidRequest(f"output {name[:64]!r}: found the parameter classification, which is not offered")
 
 
 class Column:

@@ -133,15 +133,27 @@ class GrpcCall:
     async def serve(self, methods: Methods, path: str, headers: Mapping[bytes, bytes], complete: Complete) -> None:
         """Answer with a message and a status, whatever happens. `complete` is called once the request is read whole."""
         try:
-            self._encoding = headers.get(b"grpc-encoding", b"").decode("latin-1")
+            if b"grpc-encoding" in headers:
+                self._encoding = headers[b"grpc-encoding"].decode("latin-1")
             timeout = _timeout(headers[b"grpc-timeout"]) if b"grpc-timeout" in headers else None
             handler = methods.find(path)
-            await self._respond(handler, Context(timeout, self._write), complete)
+            self._serialise = handler.response_serializer
+            if handler.request_streaming or handler.response_streaming:
+                await self._stream(handler, Context(timeout, self._write), complete)
+                return
+            request = await self._only_request(handler)
+            complete()
+            response = await handler.unary_unary(request, Context(timeout, self._write))
+            # A method may answer with a message that it has serialised itself.
+            message = response if isinstance(response, bytes) else self._serialise(response)
+            await self._send(START)
+            await self._send({"type": "http.response.body", "body": _framed(message)})
+            await self._send(FINISHED)
         except Fault as fault:
-            pushback = (
+            more = (
                 [(b"grpc-retry-pushback-ms", b"%d" % (fault.retry_after * 1e3))] if isinstance(fault, QueueFull) else []
             )
-            await self._finish(status(fault).grpc, str(fault), pushback)
+            await self._finish(status(fault).grpc, str(fault), more)
         except Aborted as aborted:
             await self._finish(aborted.code, str(aborted))
         except NotImplementedError:
@@ -152,30 +164,16 @@ class GrpcCall:
             log.exception("%s broke; this is a bug", path)
             await self._finish(StatusCode.INTERNAL, "the call broke; this is a bug")
 
-    async def _respond(self, handler: RpcMethodHandler, context: Context, complete: Complete) -> None:
-        self._serialise = handler.response_serializer or Message.SerializeToString
+    async def _stream(self, handler: RpcMethodHandler, context: Context, complete: Complete) -> None:
+        """A streaming method yields its messages, or writes them to its context."""
+        if not handler.response_streaming:
+            raise Unsupported("found a client-streaming method, expected none to be served")
         if handler.request_streaming:
-            requests = self._requests(handler, complete)
-            if not handler.response_streaming:
-                raise Unsupported("found a client-streaming method, expected none to be served")
-            await self._stream(handler.stream_stream(requests, context))
+            responses = handler.stream_stream(self._requests(handler, complete), context)
         else:
             request = await self._only_request(handler)
             complete()
-            if handler.response_streaming:
-                await self._stream(handler.unary_stream(request, context))
-            else:
-                await self._answer(await handler.unary_unary(request, context))
-
-    async def _answer(self, response: Message | bytes) -> None:
-        """A method may answer with a message that it has serialised itself."""
-        message = response if isinstance(response, bytes) else self._serialise(response)
-        await self._send(START)
-        await self._send({"type": "http.response.body", "body": _framed(message)})
-        await self._send(FINISHED)
-
-    async def _stream(self, responses: AsyncIterator[Message] | Awaitable[None]) -> None:
-        """A streaming method yields its messages, or writes them to its context."""
+            responses = handler.unary_stream(request, context)
         if isinstance(responses, AsyncIterator):
             async for response in responses:
                 await self._write(response)

@@ -9,53 +9,26 @@ from importlib.metadata import version
 from typing import Any
 
 from grpc import ServicerContext
-from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from ensembles.spec import EnsembleSpec
 from serving.aggregator import Answer, Request
 from serving.catalog import Model
-from serving.errors import InvalidRequest, Unsupported
+from serving.errors import Unsupported
 from serving.records import Counted
-from serving.wire.codec import TRITON_TYPES, rows_from_bytes, rows_from_values
+from serving.wire.codec import TRITON_TYPES
 from serving.wire.columns import (
     ALL_OUTPUTS,
-    MICROSECONDS,
     Columns,
     Output,
     parameters,
     queue_microseconds,
-    requested,
 )
 from serving.wire.exchange import GRPC, Serving, sooner
+from serving.wire.oip_request import Head, InferRequest, Reader
 
 PLATFORM = "scrutin"
 EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_configuration"]
-
-
-def wrong_inputs(spec: EnsembleSpec, names: Sequence[str]) -> InvalidRequest:
-    """For inputs that are not the one of the manifest."""
-    found = ", ".join(repr(name[:64]) for name in names[:4]) or "none"
-    return InvalidRequest(f"found the inputs {found}, expected one named {spec.input.name!r}")
-
-
-def policy_of(parameters: dict[str, Any]) -> str:
-    """Raises InvalidRequest."""
-    policy = parameters.get("policy", "")
-    if not isinstance(policy, str):
-        raise InvalidRequest(f"parameter policy: found {type(policy).__name__}, expected a string")
-    return policy
-
-
-def timeout_of(parameters: dict[str, Any]) -> float | None:
-    """Seconds, from microseconds; 0 is none, as tritonclient means it. Raises InvalidRequest."""
-    timeout = parameters.get("timeout", 0)
-    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
-        raise InvalidRequest(
-            f"parameter timeout: found {str(timeout)[:32]!r}, expected microseconds as a whole number, 0 or more"
-        )
-    return timeout / MICROSECONDS or None
 
 
 def server_metadata() -> dict[str, Any]:
@@ -97,6 +70,23 @@ def model_statistics(serving: Serving, models: Iterable[Model]) -> list[dict[str
     ]
 
 
+def mount(servicer: "InferenceServicer", methods: Any) -> None:
+    """Add the service to what takes grpcio's servicers; ModelInfer reads its requests in its own, quicker way."""
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, _Quick(methods))
+
+
+class _Quick:
+    def __init__(self, methods: Any) -> None:
+        self._methods = methods
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[object]) -> None:
+        """The old way of adding; the generated functions use both."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        quick = handlers["ModelInfer"]._replace(request_deserializer=Reader().read)
+        self._methods.add_registered_method_handlers(service, {**handlers, "ModelInfer": quick})
+
+
 class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     """The gRPC side."""
 
@@ -135,22 +125,17 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         models = [catalog.find(request.name, request.version)] if request.name else catalog.models.values()
         return pb.ModelStatisticsResponse(model_stats=model_statistics(self._serving, models))
 
-    async def ModelInfer(self, request: pb.ModelInferRequest, context: ServicerContext) -> bytes:
-        """The answer, serialised."""
-        remaining = context.time_remaining()
-        answer = await self._serving.answer(
-            GRPC, request.model_name, lambda arrived: self._request(request, arrived, remaining)
-        )
-        return self._encoder.encode(request, answer, outputs_of(request))
+    async def ModelInfer(self, request: InferRequest, context: ServicerContext) -> bytes:
+        """The answer, serialised, to a request that `oip_request.py` has read."""
+        head, remaining = request.head, context.time_remaining()
 
-    def _request(self, request: pb.ModelInferRequest, arrived: float, remaining: float | None) -> Request:
-        model = self._serving.catalog.find(request.model_name, request.model_version)
-        outputs_of(request)
-        rows = decode(model.live.spec, request)
-        if not request.parameters:
-            return Request(model, rows, arrived, "", remaining)
-        given = {name: _value(parameter) for name, parameter in request.parameters.items()}
-        return Request(model, rows, arrived, policy_of(given), sooner(timeout_of(given), remaining))
+        def decode(arrived: float) -> Request:
+            model = self._serving.catalog.find(head.model_name, head.model_version)
+            timeout = remaining if head.timeout is None else sooner(head.timeout, remaining)
+            return Request(model, request.rows(model.live.spec), arrived, head.policy, timeout)
+
+        answer = await self._serving.answer(GRPC, head.model_name, decode)
+        return self._encoder.encode(head, answer)
 
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: ServicerContext
@@ -168,64 +153,6 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         raise Unsupported("repository management is off")
 
 
-def outputs_of(request: pb.ModelInferRequest) -> tuple[Output, ...]:
-    """Raises InvalidRequest."""
-    for output in request.outputs:
-        if "classification" in output.parameters:
-            raise no_classification(output.name)
-    return requested(tuple([output.name for output in request.outputs]))
-
-
-def no_classification(name: str) -> InvalidRequest:
-    """For an output asked for in a form that is not announced."""
-    return InvalidRequest(f"output {name[:64]!r}: found the parameter classification, which is not offered")
-
-
-def _value(parameter: pb.InferParameter) -> Any:
-    kind = parameter.WhichOneof("parameter_choice")
-    return getattr(parameter, kind) if kind else None
-
-
-CONTENTS = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-}
-
-
-def decode(spec: EnsembleSpec, request: pb.ModelInferRequest) -> NDArray[Any]:
-    """The rows of a request, raw or typed. Raises InvalidRequest."""
-    inputs = request.inputs
-    if len(inputs) != 1 or inputs[0].name != spec.input.name:
-        raise wrong_inputs(spec, [tensor.name for tensor in inputs[:4]])
-    tensor = inputs[0]
-    typed = tensor.HasField("contents")
-    raw = len(request.raw_input_contents)
-    if raw:
-        if typed:
-            raise InvalidRequest(
-                "contents field must not be specified when using raw_input_contents "
-                f"for {tensor.name!r}: found both, expected one"
-            )
-        if raw != 1:
-            raise InvalidRequest(f"found {raw} raw_input_contents, expected one for the one input")
-        return rows_from_bytes(spec.input, tensor.datatype, tensor.shape, request.raw_input_contents[0])
-    field = CONTENTS.get(spec.input.datatype)
-    if field is None:
-        raise InvalidRequest(
-            f"input {tensor.name!r}: found typed contents, expected {spec.input.datatype} as raw_input_contents"
-        )
-    return rows_from_values(spec.input, tensor.datatype, tensor.shape, getattr(tensor.contents, field))
-
-
 class Encoder:
     """Answers as serialised ModelInferResponses: raw tensors always, since Triton's Python client reads nothing else of numbers.
 
@@ -238,15 +165,15 @@ class Encoder:
         self._counted: Counted | None = None
         self._common: dict[tuple[str, int, tuple[Output, ...]], bytes] = {}
 
-    def encode(self, request: pb.ModelInferRequest, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
+    def encode(self, head: Head, answer: Answer) -> bytes:
         start, stop = answer.start, answer.stop
         own = pb.ModelInferResponse(
-            id=request.id,
-            raw_output_contents=[column.raw(start, stop) for column in self._columns.of(answer, outputs)],
+            id=head.request_id,
+            raw_output_contents=[column.raw(start, stop) for column in self._columns.of(answer, head.outputs)],
         )
         own.parameters["ensemble_queue_us"].int64_param = queue_microseconds(answer)
         serialised: bytes = own.SerializeToString()
-        return self._common_part(request.model_name, answer, outputs) + serialised
+        return self._common_part(head.model_name, answer, head.outputs) + serialised
 
     def _common_part(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
         if self._counted is not answer.counted:

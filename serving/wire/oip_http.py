@@ -13,9 +13,19 @@ from serving.aggregator import Answer, Request
 from serving.errors import InvalidRequest
 from serving.records import Counted
 from serving.wire.codec import flattened, rows_from_bytes, rows_from_values
-from serving.wire.columns import Column, Columns, Output, parameters, queue_microseconds, requested
+from serving.wire.columns import (
+    Column,
+    Columns,
+    Output,
+    no_classification,
+    parameters,
+    policy_of,
+    queue_microseconds,
+    requested,
+    timeout_of,
+    wrong_inputs,
+)
 from serving.wire.exchange import HTTP, Serving
-from serving.wire.oip import no_classification, policy_of, timeout_of, wrong_inputs
 
 REMEMBERED_BYTES = 4096
 """Heads up to this size are remembered when tensors are binary: then a client sends the very same one with each request."""

@@ -1,0 +1,188 @@
+"""Serialised ModelInferRequests to what they ask for.
+
+A client sends the very same head (model, input, outputs, parameters) with each request; only the tensor behind it differs. So
+heads are remembered by their bytes, and a request with a known one is not parsed again. That is sound because protobuf reads
+concatenated messages as one: a head and one raw tensor behind it are the request.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2 as pb
+
+from ensembles.spec import EnsembleSpec
+from serving.errors import InvalidRequest
+from serving.wire.codec import rows_from_bytes, rows_from_values
+from serving.wire.columns import Output, no_classification, policy_of, requested, timeout_of, wrong_inputs
+
+RAW_TAG = 0x3A  # field 7, raw_input_contents, length-delimited
+REMEMBERED = 256
+REMEMBERED_BYTES = 4096
+
+CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a request says beside its tensor. `fault`: why it cannot be answered, whatever the tensor is."""
+
+    model_name: str
+    model_version: str
+    request_id: str
+    inputs: tuple[str, ...]
+    datatype: str = ""
+    shape: tuple[int, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    policy: str = ""
+    timeout: float | None = None
+    fault: InvalidRequest | None = None
+
+
+@dataclass(slots=True)
+class InferRequest:
+    """A request. `raw`: the bytes of its one raw tensor; without one, `message` has what came instead."""
+
+    head: Head
+    raw: bytes | None
+    message: pb.ModelInferRequest | None = None
+
+    def rows(self, spec: EnsembleSpec) -> NDArray[Any]:
+        """Raises InvalidRequest."""
+        head = self.head
+        if head.fault is not None:
+            raise head.fault
+        if head.inputs != (spec.input.name,):
+            raise wrong_inputs(spec, head.inputs)
+        if self.raw is not None:
+            return rows_from_bytes(spec.input, head.datatype, head.shape, self.raw)
+        return _typed_rows(spec, head, self.message)
+
+
+def _typed_rows(spec: EnsembleSpec, head: Head, message: pb.ModelInferRequest) -> NDArray[Any]:
+    name, tensor, raw = spec.input.name, message.inputs[0], len(message.raw_input_contents)
+    if raw and tensor.HasField("contents"):
+        raise InvalidRequest(
+            f"contents field must not be specified when using raw_input_contents for {name!r}: found both, expected one"
+        )
+    if raw:
+        raise InvalidRequest(f"found {raw} raw_input_contents, expected one for the one input")
+    field = CONTENTS.get(spec.input.datatype)
+    if field is None:
+        raise InvalidRequest(
+            f"input {name!r}: found typed contents, expected {spec.input.datatype} as raw_input_contents"
+        )
+    return rows_from_values(spec.input, head.datatype, head.shape, getattr(tensor.contents, field))
+
+
+class Reader:
+    """Reads requests, and remembers their heads."""
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, Head] = {}
+        self._sizes: set[int] = set()
+
+    def read(self, content: bytes) -> InferRequest:
+        """Raises DecodeError."""
+        for size in self._sizes:
+            head = self._heads.get(content[:size])
+            if head is not None:
+                raw = _only_raw(content, size)
+                if raw is not None:
+                    return InferRequest(head, raw)
+        message = pb.ModelInferRequest.FromString(content)
+        head = _head(message)
+        if len(message.raw_input_contents) != 1 or any(tensor.HasField("contents") for tensor in message.inputs):
+            return InferRequest(head, None, message)
+        raw = message.raw_input_contents[0]
+        self._remember(content, message, head, raw)
+        return InferRequest(head, raw)
+
+    def _remember(self, content: bytes, message: pb.ModelInferRequest, head: Head, raw: bytes) -> None:
+        size = len(content) - len(raw) - len(_varint(len(raw))) - 1
+        if size > REMEMBERED_BYTES or _only_raw(content, size) != raw or not _is_head_of(content[:size], raw, message):
+            return
+        if len(self._heads) >= REMEMBERED:
+            self._heads.clear()
+            self._sizes.clear()
+        self._heads[content[:size]] = head
+        self._sizes.add(size)
+
+
+def _is_head_of(prefix: bytes, raw: bytes, message: pb.ModelInferRequest) -> bool:
+    """Whether the bytes before the tensor are a message of their own, and the request is that and the tensor."""
+    try:
+        alone = pb.ModelInferRequest.FromString(prefix)
+    except DecodeError:
+        return False
+    alone.raw_input_contents.append(raw)
+    return bool(alone == message)
+
+
+def _only_raw(content: bytes, start: int) -> bytes | None:
+    """The one raw tensor that all bytes from `start` on are, if they are one."""
+    if len(content) <= start or content[start] != RAW_TAG:
+        return None
+    length, shift, at = 0, 0, start + 1
+    while at < len(content) and shift < 35:
+        byte = content[at]
+        length |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return content[at:] if len(content) - at == length else None
+    return None
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _head(message: pb.ModelInferRequest) -> Head:
+    names = tuple(tensor.name for tensor in message.inputs[:4])
+    head = Head(message.model_name, message.model_version, message.id, names)
+    try:
+        given = {name: _value(parameter) for name, parameter in message.parameters.items()}
+        first = message.inputs[0] if names else pb.ModelInferRequest.InferInputTensor()
+        return Head(
+            model_name=head.model_name,
+            model_version=head.model_version,
+            request_id=head.request_id,
+            inputs=names,
+            datatype=first.datatype,
+            shape=tuple(first.shape),
+            outputs=_outputs(message),
+            policy=policy_of(given),
+            timeout=timeout_of(given),
+        )
+    except InvalidRequest as fault:
+        return replace(head, fault=fault)
+
+
+def _outputs(message: pb.ModelInferRequest) -> tuple[Output, ...]:
+    for output in message.outputs:
+        if "classification" in output.parameters:
+            raise no_classification(output.name)
+    return requested(tuple(output.name for output in message.outputs))
+
+
+def _value(parameter: pb.InferParameter) -> Any:
+    kind = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, kind) if kind else None
