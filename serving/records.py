@@ -55,6 +55,11 @@ class Counted:
         return sum(run.cost_usd for run in self.runs)
 
     @cached_property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Of each member."""
+        return tuple([run.outcome for run in self.runs])
+
+    @cached_property
     def partial(self) -> bool:
         """Whether a member that should have voted did not."""
         return any(run.outcome in (Outcome.FAILED, Outcome.LATE) for run in self.runs)

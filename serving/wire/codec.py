@@ -30,7 +30,7 @@ PIXELS_ON_THE_LOOP = 250_000
 WINDOW_BITS = {"gzip": 31, "deflate": 15}
 
 
-def rows_from_bytes(given: InputSpec, datatype: str, shape: Sequence[int], data: bytes) -> NDArray[Any]:
+def rows_from_bytes(given: InputSpec, datatype: str, shape: Sequence[int], data: bytes | memoryview) -> NDArray[Any]:
     """Rows [n, *shape] as a view on little-endian, row-major bytes. Raises InvalidRequest."""
     shape = check_signature(given, datatype, shape)
     expected = shape[0] * given.row_bytes
@@ -38,7 +38,7 @@ def rows_from_bytes(given: InputSpec, datatype: str, shape: Sequence[int], data:
         raise InvalidRequest(
             f"input {given.name!r}: found {len(data)} bytes, expected {expected} for {datatype} {list(shape)}"
         )
-    if datatype == "BOOL" and data.strip(b"\0\1"):
+    if datatype == "BOOL" and bytes(data).strip(b"\0\1"):
         raise InvalidRequest(f"input {given.name!r}: found bytes other than 0 and 1, expected BOOL")
     return np.frombuffer(data, given.dtype).reshape(shape)
 

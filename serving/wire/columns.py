@@ -142,6 +142,11 @@ class Columns:
 
 def parameters(answer: Answer) -> dict[str, Parameter]:
     """The response parameters that all requests of a batch with as many rows share: all but the time in the queue."""
+    return {**parameters_of_all(answer), **parameters_of_batch(answer)}
+
+
+def parameters_of_all(answer: Answer) -> dict[str, Parameter]:
+    """Those that stay the same from batch to batch, as long as the members fare the same."""
     counted = answer.counted
     return {
         "ensemble_policy": counted.policy,
@@ -150,11 +155,17 @@ def parameters(answer: Answer) -> dict[str, Parameter]:
         "ensemble_members_failed": ",".join(counted.members(Outcome.FAILED)),
         "ensemble_members_late": ",".join(counted.members(Outcome.LATE)),
         "ensemble_members_skipped": ",".join(counted.members(Outcome.SKIPPED)),
+        "ensemble_digest": answer.live.digest,
+    }
+
+
+def parameters_of_batch(answer: Answer) -> dict[str, Parameter]:
+    counted = answer.counted
+    return {
         "ensemble_compute_us": int(counted.compute_seconds * MICROSECONDS),
         "ensemble_vote_us": int(counted.vote_seconds * MICROSECONDS),
         "ensemble_device_seconds": answer.device_seconds,
         "ensemble_cost_usd": answer.cost_usd,
-        "ensemble_digest": answer.live.digest,
     }
 
 

@@ -215,7 +215,7 @@ class GrpcCall:
                 raise InvalidRequest("found more than one message, expected one")
         if length is None or len(buffer) < PREFIX + length:
             raise InvalidRequest(f"found a message cut off after {len(buffer)} bytes")
-        return self._message(handler, buffer[0], buffer[PREFIX:])
+        return self._message(handler, buffer[0], memoryview(buffer)[PREFIX:])
 
     async def _requests(self, handler: RpcMethodHandler, complete: Complete) -> AsyncIterator[Message]:
         buffer, more = bytearray(), True
@@ -229,16 +229,16 @@ class GrpcCall:
                 end = PREFIX + length
                 flag, content = buffer[0], bytes(buffer[PREFIX:end])
                 del buffer[:end]
-                yield self._message(handler, flag, content)
+                yield self._message(handler, flag, memoryview(content))
         complete()
         if buffer:
             raise InvalidRequest(f"found a message cut off after {len(buffer)} bytes")
 
-    def _message(self, handler: RpcMethodHandler, flag: int, content: bytes) -> Message:
+    def _message(self, handler: RpcMethodHandler, flag: int, content: memoryview) -> Message:
         if flag:
             if not self._encoding:
                 raise InvalidRequest("found a compressed message without the header grpc-encoding")
-            content = decompressed(content, self._encoding, self._max_bytes)
+            content = memoryview(decompressed(bytes(content), self._encoding, self._max_bytes))
         try:
             message: Message = handler.request_deserializer(content)
         except DecodeError:

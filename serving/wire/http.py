@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -52,18 +53,29 @@ class HttpCall:
         declared = self.headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
             raise TooLarge(f"found a body of {int(declared)} bytes, expected at most {limit}")
-        parts, size, more = [], 0, True
-        while more:
+        event = await self.receive()
+        if event.get("more_body", False):
+            body = await self._rest(bytearray(event["body"]), limit)
+        elif event["type"] == "http.disconnect":
+            raise Gone
+        else:
+            body = event.get("body", b"")
+        if len(body) > limit:
+            raise TooLarge(f"found a body of more than {limit} bytes")
+        self.complete()
+        if b"content-encoding" not in self.headers:
+            return body
+        return decompressed(body, self.header(b"content-encoding").lower(), limit)
+
+    async def _rest(self, body: bytearray, limit: int) -> bytes:
+        more = True
+        while more and len(body) <= limit:
             event = await self.receive()
             if event["type"] == "http.disconnect":
                 raise Gone
-            parts.append(event.get("body", b""))
-            size += len(parts[-1])
-            if size > limit:
-                raise TooLarge(f"found a body of more than {limit} bytes")
+            body += event["body"]
             more = event.get("more_body", False)
-        self.complete()
-        return decompressed(b"".join(parts), self.header(b"content-encoding").lower(), limit)
+        return bytes(body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +205,7 @@ ROUTES: Sequence[tuple[str, re.Pattern[str], Handler]] = [
 ]
 
 
+@lru_cache(1024)
 def find(method: str, path: str) -> tuple[Handler, Mapping[str, str]]:
     """The handler of a path and the names in it. Raises Unknown or MethodNotAllowed."""
     allowed = ""

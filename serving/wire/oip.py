@@ -21,13 +21,19 @@ from serving.wire.columns import (
     ALL_OUTPUTS,
     Columns,
     Output,
-    parameters,
+    Parameter,
+    parameters_of_all,
+    parameters_of_batch,
     queue_microseconds,
 )
 from serving.wire.exchange import GRPC, Serving, sooner
 from serving.wire.oip_request import Head, InferRequest, Reader
 
 PLATFORM = "scrutin"
+
+LASTING = 1024
+"""Kinds of answers whose common part is kept: models x rows x outputs asked for x what became of the members."""
+
 EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_configuration"]
 
 
@@ -156,14 +162,15 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 class Encoder:
     """Answers as serialised ModelInferResponses: raw tensors always, since Triton's Python client reads nothing else of numbers.
 
-    What the answers of a batch have in common is serialised once. Protobuf reads concatenated messages as one message, so what
-    differs, the id, the time in the queue and the rows, follows as a second one.
+    What answers have in common, those of all batches and those of one, is serialised once. Protobuf reads concatenated
+    messages as one message, so what differs, the id, the time in the queue and the rows, follows as another one.
     """
 
     def __init__(self) -> None:
         self._columns = Columns()
         self._counted: Counted | None = None
         self._common: dict[tuple[str, int, tuple[Output, ...]], bytes] = {}
+        self._lasting: dict[tuple[Any, ...], bytes] = {}
 
     def encode(self, head: Head, answer: Answer) -> bytes:
         start, stop = answer.start, answer.stop
@@ -181,18 +188,39 @@ class Encoder:
         key = (model_name, answer.rows, outputs)
         common = self._common.get(key)
         if common is None:
-            common = self._common[key] = _common(model_name, answer, outputs).SerializeToString()
+            common = self._lasting_part(model_name, answer, outputs) + _of_batch(answer)
+            self._common[key] = common
         return common
 
+    def _lasting_part(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
+        counted = answer.counted
+        key = (model_name, answer.rows, outputs, answer.live.digest, counted.policy, counted.outcomes)
+        lasting = self._lasting.get(key)
+        if lasting is None:
+            if len(self._lasting) >= LASTING:
+                self._lasting.clear()
+            lasting = self._lasting[key] = _of_all(model_name, answer, outputs)
+        return lasting
 
-def _common(model_name: str, answer: Answer, outputs: Sequence[Output]) -> pb.ModelInferResponse:
+
+def _of_all(model_name: str, answer: Answer, outputs: Sequence[Output]) -> bytes:
     response = pb.ModelInferResponse(model_name=model_name, model_version=answer.live.version)
-    for name, value in parameters(answer).items():
-        setattr(response.parameters[name], FIELDS[type(value)], value)
+    _set_parameters(response, parameters_of_all(answer))
     for output in outputs:
         shape = [answer.rows, *output.dims(answer.live.spec)]
         response.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
-    return response
+    return bytes(response.SerializeToString())
+
+
+def _of_batch(answer: Answer) -> bytes:
+    response = pb.ModelInferResponse()
+    _set_parameters(response, parameters_of_batch(answer))
+    return bytes(response.SerializeToString())
+
+
+def _set_parameters(response: pb.ModelInferResponse, values: dict[str, Parameter]) -> None:
+    for name, value in values.items():
+        setattr(response.parameters[name], FIELDS[type(value)], value)
 
 
 FIELDS = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}

@@ -57,7 +57,7 @@ class InferRequest:
     """A request. `raw`: the bytes of its one raw tensor; without one, `message` has what came instead."""
 
     head: Head
-    raw: bytes | None
+    raw: bytes | memoryview | None
     message: pb.ModelInferRequest | None = None
 
     def rows(self, spec: EnsembleSpec) -> NDArray[Any]:
@@ -95,10 +95,10 @@ class Reader:
         self._heads: dict[bytes, Head] = {}
         self._sizes: set[int] = set()
 
-    def read(self, content: bytes) -> InferRequest:
+    def read(self, content: memoryview) -> InferRequest:
         """Raises DecodeError."""
         for size in self._sizes:
-            head = self._heads.get(content[:size])
+            head = self._heads.get(bytes(content[:size]))
             if head is not None:
                 raw = _only_raw(content, size)
                 if raw is not None:
@@ -108,7 +108,7 @@ class Reader:
         if len(message.raw_input_contents) != 1 or any(tensor.HasField("contents") for tensor in message.inputs):
             return InferRequest(head, None, message)
         raw = message.raw_input_contents[0]
-        self._remember(content, message, head, raw)
+        self._remember(bytes(content), message, head, raw)
         return InferRequest(head, raw)
 
     def _remember(self, content: bytes, message: pb.ModelInferRequest, head: Head, raw: bytes) -> None:
@@ -132,7 +132,7 @@ def _is_head_of(prefix: bytes, raw: bytes, message: pb.ModelInferRequest) -> boo
     return bool(alone == message)
 
 
-def _only_raw(content: bytes, start: int) -> bytes | None:
+def _only_raw(content: bytes | memoryview, start: int) -> bytes | memoryview | None:
     """The one raw tensor that all bytes from `start` on are, if they are one."""
     if len(content) <= start or content[start] != RAW_TAG:
         return None
