@@ -24,8 +24,9 @@ from serving.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 yield_core = ctypes.CDLL(None).sched_yield  # unlike os.sched_yield it lets go of the interpreter meanwhile
-YIELDS = 4
-"""At the most between two batches: what arrives takes two of them to get here, headers and body."""
+YIELDS, QUIET = 12, 3
+"""At the most so many between two batches, and no more once nothing came of so many: to get here, what arrives takes one for its
+headers, one for its body, and the client that has just been answered one to ask again."""
 
 
 class Entry:
@@ -108,12 +109,14 @@ class Batcher:
         Requests reach this thread through others, which the kernel keeps waiting for as long as this one computes. To yield
         costs nothing where nobody waits, and where many do, it halves the price of a request.
         """
+        quiet = 0
         for _ in range(YIELDS):
             waiting = len(self.queue)
             yield_core()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            if len(self.queue) == waiting:
+            quiet = quiet + 1 if len(self.queue) == waiting else 0
+            if quiet == QUIET:
                 return
 
     async def _run(self, batch: list[Entry]) -> None:
