@@ -156,14 +156,13 @@ def _on_termination(act: Callable[[], None]) -> None:
 
 
 def _terminate() -> None:
-    """Let the door end the process: on a thread that takes the signal, since all others block it."""
+    """Let the door end the process: by a signal that is let through once.
 
-    def end() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        time.sleep(60)
-
-    threading.Thread(target=end, name="end", daemon=True).start()
+    A second SIGTERM stays blocked, since it could come when the door has given up its handler but not yet the process.
+    """
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 def _watch(telemetry: Telemetry, served: Catalog) -> None:
