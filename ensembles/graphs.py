@@ -82,14 +82,25 @@ def _refuse_foreign(model: onnx.ModelProto) -> None:
         for node in graph.node:
             if node.domain not in DOMAINS:
                 raise GraphError(f"found operator {node.domain}.{node.op_type}, expected ai.onnx and ai.onnx.ml only")
-            for attribute in node.attribute:
-                if attribute.t.data_location == TensorProto.EXTERNAL:
-                    raise GraphError("found external data, expected all weights inside the file")
-        for tensor in graph.initializer:
+        for tensor in _tensors(graph):
             if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
                 raise GraphError("found external data, expected all weights inside the file")
     if model.functions:
         raise GraphError("found functions of its own, expected operators of ai.onnx and ai.onnx.ml only")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a graph, wherever one can stand."""
+    yield from graph.initializer
+    sparse = list(graph.sparse_initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+    for tensor in sparse:
+        yield tensor.values
+        yield tensor.indices
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

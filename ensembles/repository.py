@@ -188,7 +188,7 @@ def _replace(directory: Path, fresh: Path, old: Path) -> None:
         directory.rename(old)
     try:
         fresh.rename(directory)
-    except OSError:
+    except BaseException:
         if old.exists():
             shutil.move(old, directory)
         raise

@@ -82,7 +82,7 @@ class InputSpec(_Frozen):
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     datatype: Literal[tuple(DTYPES)]  # type: ignore[valid-type]  # one table of names serves checks and conversion
-    shape: tuple[Positive, ...]
+    shape: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
     image: ImageSpec | None = None
 
     @field_validator("shape", mode="before")
@@ -161,6 +161,14 @@ class Limits(_Frozen):
     max_batch_size: Annotated[int, Field(ge=1, le=65536)] = 64
     max_queue_size: Annotated[int, Field(ge=1, le=10**7)] = 1024
     timeout_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 1000
+
+    @model_validator(mode="after")
+    def _one_batch_fits(self) -> "Limits":
+        if self.max_queue_size < self.max_batch_size:
+            raise ValueError(
+                f"max_queue_size: found {self.max_queue_size}, expected at least max_batch_size, {self.max_batch_size}"
+            )
+        return self
 
 
 class EnsembleSpec(_Frozen):

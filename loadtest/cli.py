@@ -16,7 +16,9 @@ def _version(asked: bool) -> None:
 
 @app.callback(invoke_without_command=True, help="Measure a served ensemble under load.")
 def _all(
-    asked: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Common to all commands."""
 

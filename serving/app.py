@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from ensembles import repository
+from ensembles.members.cores import cores
 from scrutin.v1 import ensemble_pb2_grpc
 from serving import catalog
 from serving.aggregator import Aggregator
@@ -60,7 +61,7 @@ class Server:
         self.aggregator = Aggregator(self.books.telemetry)
         self.serving = Serving(self.catalog, self.aggregator, self.books.telemetry, self.books.statistics)
         self.health = HealthServicer()
-        self._cores = _cores()
+        self._cores = cores()
         self._executor = ThreadPoolExecutor(self._cores, thread_name_prefix="member")
         self._load_member = load_member or catalog.onnx_loader(self._executor)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,10 +139,6 @@ class Server:
         log.info("stopped: %d requests unanswered", self.catalog.in_flight)
         sys.stdout.flush()
         _terminate()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _on_termination(act: Callable[[], None]) -> None:

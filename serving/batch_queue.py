@@ -43,7 +43,10 @@ class BatchQueue(Generic[E]):
         self.rows = 0
 
     def fits(self, rows: int) -> bool:
-        """Whether so many more rows may wait."""
+        """Whether so many more rows may wait. Those who have gone make room when it is needed."""
+        if self.rows + rows > self._max_queue_size:
+            self._waiting = deque(entry for entry in self._waiting if not entry.gone)
+            self.rows = sum(len(entry.rows) for entry in self._waiting)
         return self.rows + rows <= self._max_queue_size
 
     def push(self, entry: E) -> None:

@@ -180,9 +180,10 @@ class Batcher:
         fault = None
         try:
             tally.enter(index, await member.run(rows, occupation))
-        except (MemberError, BadVote) as error:
-            fault = str(error)
-            log.warning("member %s.%s failed: %s", self._spec.name, member.name, fault)
+        except Exception as error:
+            expected = isinstance(error, (MemberError, BadVote))
+            fault = str(error) if expected else f"{type(error).__name__}; this is a bug"
+            log.warning("member %s.%s failed: %s", self._spec.name, member.name, fault, exc_info=not expected)
         return MemberRun(
             member=member.name,
             outcome=Outcome.OK if fault is None else Outcome.FAILED,

@@ -1,5 +1,6 @@
 """What is served: repositories become live ensembles, and the names by which requests find them."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
@@ -32,6 +33,7 @@ class Live:
     batcher: Batcher | None = None
     reason: str = "loading"
     in_flight: int = 0
+    closed: bool = False
     spec: EnsembleSpec = field(init=False)
     name: str = field(init=False)
     version: str = field(init=False)
@@ -55,7 +57,7 @@ class Live:
 
     def close(self, reason: str) -> None:
         """Take no more requests; what is in the queue is still answered."""
-        self.batcher, self.reason = None, reason
+        self.batcher, self.reason, self.closed = None, reason, True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,17 @@ async def load(live: Live, load_member: LoadMember, books: Books, executors: int
     """Load the members, replay the samples, and let traffic in; a fault is kept as the reason and logged as one line."""
     try:
         members = await loaded(live.repository, load_member)
-    except (SanityError, RepositoryError) as error:
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        if not isinstance(error, (SanityError, RepositoryError)):
+            log.exception("loading %s broke; this is a bug", live.name)
         live.reason = str(error)
         log.error("not ready: %s", error)  # noqa: TRY400  one line; the fault is the repository's, not ours
         return
     live.members = members
+    if live.closed:
+        return
     live.batcher = Batcher(live.spec, members, books, executors)
 
 
@@ -127,7 +135,8 @@ async def loaded(repository: Repository, load_member: LoadMember) -> Sequence[Me
     """The members, their samples replayed. Raises SanityError or RepositoryError, and then leaves none loaded."""
     members: list[Member] = []
     try:
-        members.extend(_member(repository, spec, load_member) for spec in repository.spec.members)
+        for spec in repository.spec.members:
+            members.append(await asyncio.to_thread(_member, repository, spec, load_member))  # noqa: PERF401
         await replay(repository, members)
     except BaseException:
         for member in members:

@@ -32,7 +32,7 @@ class SanityError(RuntimeError):
 async def replay(repository: Repository, members: Sequence[Member], progress: Progress = lambda rows: None) -> None:
     """Raises SanityError at the first fault. `progress` is told the rows of each batch that passed."""
     spec = repository.spec
-    x, y = repository.samples()
+    x, y = await asyncio.to_thread(repository.samples)
     x, y = x[:ROWS], y[:ROWS]
     right = np.zeros((len(members) + 1, len(y)), np.bool_)
     for start, rows in _batches(x, spec.limits.max_batch_size):

@@ -1,15 +1,14 @@
 """Members that run in this process, on ONNX Runtime. The only place that imports it."""
 
 import asyncio
-import os
 import time
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ensembles.members import MemberError, Occupation, Rows, Scores
+from ensembles.members.cores import cores
 from ensembles.members.timing import TimeByRows
 from ensembles.spec import MemberSpec
 
@@ -28,16 +27,6 @@ responsive, for which 5 ms is soon enough; with several it buys members that run
 """
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-
-def cores() -> int:
-    """Cores that this process may use: the affinity mask, or the cgroup's quota where that is less."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(allowed, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return allowed
 
 
 class OnnxMember:

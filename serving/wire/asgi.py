@@ -18,7 +18,7 @@ LOOK_SECONDS = 0.025
 """How often those who have waited that long are asked whether they are still there.
 
 ASGI has no call for it: one has to read, which wakes three threads. So quick answers never pay for it, and a caller who leaves
-can cost at most the work that begins within this time.
+can cost the work that begins within the next 50 ms, or later where more than `LOOK_AT_MOST` wait.
 """
 
 LOOK_AT_MOST = 64

@@ -18,6 +18,8 @@ from serving.errors import InvalidRequest, TooLarge
 
 Image.preinit()  # else the first picture waits for its reader to be imported
 
+NUMBERS = {bool, int, float}
+
 EXACT = 2.0**53
 """Up to here a number that came as a float is the whole number that was meant."""
 
@@ -90,14 +92,17 @@ def flattened(values: Any, limit: int) -> list[Any]:
 
 
 def _converted(given: InputSpec, values: Sequence[Any]) -> NDArray[Any]:
-    """Numbers to the input's dtype, refused where that would change them."""
+    """Numbers to the input's dtype, refused where that would change them.
+
+    Types are checked first: among a list's numbers one long text would make numpy reserve its length for each.
+    """
+    if not set(map(type, values)) <= NUMBERS:
+        raise InvalidRequest(f"input {given.name!r}: found values that are no numbers, expected {given.shape_text}")
     try:
         array = np.array(values)
     except (ValueError, OverflowError):
         array = np.array(0, dtype=object)
     dtype = given.dtype
-    if array.ndim != 1:
-        raise InvalidRequest(f"input {given.name!r}: found lists where numbers belong, expected {given.shape_text}")
     if array.dtype.kind not in "biuf" or (dtype.kind == "b") != (array.dtype.kind == "b"):
         raise InvalidRequest(f"input {given.name!r}: found values that are no numbers of {given.datatype}")
     if dtype.kind in "iu":

@@ -1,9 +1,9 @@
 """The outputs of the Open Inference Protocol, and a batch's answers as their bytes, made once for all requests in the batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,21 +123,35 @@ class Column:
         return values.tolist() if self.output.datatype == "BYTES" else values.ravel()
 
 
-class Columns:
-    """The columns of the batch that was encoded last; its requests are answered one right after the other."""
+T = TypeVar("T")
+
+
+class PerBatch(Generic[T]):
+    """What was made for the batch that was encoded last; its requests are answered one right after the other."""
 
     def __init__(self) -> None:
         self._counted: Counted | None = None
-        self._columns: dict[tuple[Output, ...], list[Column]] = {}
+        self._made: dict[Hashable, T] = {}
+
+    def get(self, answer: Answer, key: Hashable, make: Callable[[], T]) -> T:
+        if self._counted is not answer.counted:
+            self._counted, self._made = answer.counted, {}
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = make()
+        return made
+
+
+class Columns:
+    """The columns of a batch."""
+
+    def __init__(self) -> None:
+        self._columns: PerBatch[list[Column]] = PerBatch()
 
     def of(self, answer: Answer, outputs: tuple[Output, ...]) -> list[Column]:
-        if self._counted is not answer.counted:
-            self._counted, self._columns = answer.counted, {}
-        columns = self._columns.get(outputs)
-        if columns is None:
-            columns = [Column(output, answer.live, answer.counted) for output in outputs]
-            self._columns[outputs] = columns
-        return columns
+        return self._columns.get(
+            answer, outputs, lambda: [Column(output, answer.live, answer.counted) for output in outputs]
+        )
 
 
 def parameters(answer: Answer) -> dict[str, Parameter]:

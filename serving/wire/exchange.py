@@ -1,5 +1,6 @@
 """What every protocol does with a request: decode it, have it answered, count it once with its code."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from serving.errors import Fault, Internal
 from serving.statistics import Statistics
 from serving.telemetry import Handled, Telemetry
 from serving.wire.status import status
+
+log = logging.getLogger(__name__)
 
 GRPC, HTTP = "grpc", "http"
 
@@ -73,10 +76,13 @@ class Serving:
             self.statistics.answered(model_name, answer.queue_seconds, counted.compute_seconds, answer.total_seconds)
             return answer  # noqa: TRY300  the count below is for this path too
         except Exception as error:
-            code = status(error if isinstance(error, Fault) else Internal()).grpc.name
+            fault = error if isinstance(error, Fault) else Internal("the request broke; this is a bug")
+            code = status(fault).grpc.name
             if model_name in self.catalog.models:
                 self.statistics.failed(model_name, time.perf_counter() - arrived)
-            raise
+            if fault is not error:
+                log.exception("a request to %s broke; this is a bug", model_name[:64])
+            raise fault from None
         finally:
             self.telemetry.request(self._handled(protocol, model_name, request, answer, code, arrived))
 

@@ -103,11 +103,11 @@ class Outbox:
         if self._flush is None or self._flush.done():
             self._flush = asyncio.get_running_loop().create_task(self._flushed())
         if self._bytes > self.MOST_BYTES:
-            await self._flush
+            await asyncio.shield(self._flush)
 
     async def emptied(self) -> None:
         if self._flush is not None:
-            await self._flush
+            await asyncio.shield(self._flush)
 
     async def _flushed(self) -> None:
         while self._frames:
@@ -136,14 +136,15 @@ class GrpcCall:
             if b"grpc-encoding" in headers:
                 self._encoding = headers[b"grpc-encoding"].decode("latin-1")
             timeout = _timeout(headers[b"grpc-timeout"]) if b"grpc-timeout" in headers else None
+            context = Context(timeout, self._write)
             handler = methods.find(path)
             self._serialise = handler.response_serializer
             if handler.request_streaming or handler.response_streaming:
-                await self._stream(handler, Context(timeout, self._write), complete)
+                await self._stream(handler, context, complete)
                 return
             request = await self._only_request(handler)
             complete()
-            response = await handler.unary_unary(request, Context(timeout, self._write))
+            response = await handler.unary_unary(request, context)
             # A method may answer with a message that it has serialised itself.
             message = response if isinstance(response, bytes) else self._serialise(response)
             await self._send(START)
@@ -203,16 +204,24 @@ class GrpcCall:
             await self._send({"type": "http.response.body", "body": b""})
 
     async def _only_request(self, handler: RpcMethodHandler) -> Message:
-        buffer, more = b"", True
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            raise Gone
+        buffer, more = event["body"], event.get("more_body", False)
+        length = _length(buffer, self._max_bytes)
+        if more:
+            buffer = bytearray(buffer)
         while more:
             event = await self._receive()
             if event["type"] == "http.disconnect":
                 raise Gone
-            buffer = buffer + event["body"] if buffer else event["body"]
+            buffer += event["body"]
             more = event.get("more_body", False)
             length = _length(buffer, self._max_bytes)
             if length is not None and len(buffer) > PREFIX + length:
-                raise InvalidRequest("found more than one message, expected one")
+                break
+        if length is not None and len(buffer) > PREFIX + length:
+            raise InvalidRequest("found more than one message, expected one")
         if length is None or len(buffer) < PREFIX + length:
             raise InvalidRequest(f"found a message cut off after {len(buffer)} bytes")
         return self._message(handler, buffer[0], memoryview(buffer)[PREFIX:])

@@ -15,13 +15,13 @@ from tritonclient.grpc import service_pb2_grpc
 from serving.aggregator import Answer, Request
 from serving.catalog import Model
 from serving.errors import Unsupported
-from serving.records import Counted
 from serving.wire.codec import TRITON_TYPES
 from serving.wire.columns import (
     ALL_OUTPUTS,
     Columns,
     Output,
     Parameter,
+    PerBatch,
     parameters_of_all,
     parameters_of_batch,
     queue_microseconds,
@@ -168,8 +168,7 @@ class Encoder:
 
     def __init__(self) -> None:
         self._columns = Columns()
-        self._counted: Counted | None = None
-        self._common: dict[tuple[str, int, tuple[Output, ...]], bytes] = {}
+        self._common: PerBatch[bytes] = PerBatch()
         self._lasting: dict[tuple[Any, ...], bytes] = {}
 
     def encode(self, head: Head, answer: Answer) -> bytes:
@@ -183,14 +182,11 @@ class Encoder:
         return self._common_part(head.model_name, answer, head.outputs) + serialised
 
     def _common_part(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
-        if self._counted is not answer.counted:
-            self._counted, self._common = answer.counted, {}
-        key = (model_name, answer.rows, outputs)
-        common = self._common.get(key)
-        if common is None:
-            common = self._lasting_part(model_name, answer, outputs) + _of_batch(answer)
-            self._common[key] = common
-        return common
+        return self._common.get(
+            answer,
+            (model_name, answer.rows, outputs),
+            lambda: self._lasting_part(model_name, answer, outputs) + _of_batch(answer),
+        )
 
     def _lasting_part(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
         counted = answer.counted

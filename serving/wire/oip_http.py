@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from ensembles.spec import EnsembleSpec
 from serving.aggregator import Answer, Request
 from serving.errors import InvalidRequest
-from serving.records import Counted
 from serving.wire.codec import flattened, rows_from_bytes, rows_from_values
 from serving.wire.columns import (
     Column,
     Columns,
     Output,
+    PerBatch,
     no_classification,
     parameters,
     policy_of,
@@ -35,7 +35,7 @@ Wanted = tuple[tuple[Output, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class JsonHead:
     """What the JSON of a request says. `binary_size`: of the tensor behind it, None when `data` has the values."""
 
     request_id: str
@@ -67,12 +67,11 @@ class Inference:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._columns = Columns()
-        self._counted: Counted | None = None
-        self._common: dict[tuple[str, int, Wanted], bytes] = {}
+        self._common: PerBatch[bytes] = PerBatch()
 
     async def infer(self, name: str, version: str, body: bytes, header_length: str) -> HttpAnswer:
         """Answer a request. `header_length`: the text of Inference-Header-Content-Length, "" without one. Raises a Fault."""
-        head: Head | None = None
+        head: JsonHead | None = None
 
         def decode(arrived: float) -> Request:
             nonlocal head
@@ -84,7 +83,7 @@ class Inference:
         assert head is not None  # noqa: S101  an answer means that the request was decoded
         return self._encode(name, head, answer)
 
-    def _encode(self, name: str, head: Head, answer: Answer) -> HttpAnswer:
+    def _encode(self, name: str, head: JsonHead, answer: Answer) -> HttpAnswer:
         columns = self._columns.of(answer, head.outputs)
         queue = b',"ensemble_queue_us":%d}' % queue_microseconds(answer)
         own_id = b',"id":' + orjson.dumps(head.request_id) if head.request_id else b""
@@ -100,13 +99,8 @@ class Inference:
         """The JSON up to the parameters' last one. Requests of a batch share it when they have as many rows, all binary."""
         if not all(as_binary for _, as_binary in wanted):
             return _common(name, wanted, columns, answer)
-        if self._counted is not answer.counted:
-            self._counted, self._common = answer.counted, {}
         key = (name, answer.rows, wanted)
-        common = self._common.get(key)
-        if common is None:
-            common = self._common[key] = _common(name, wanted, columns, answer)
-        return common
+        return self._common.get(answer, key, lambda: _common(name, wanted, columns, answer))
 
 
 def _common(name: str, wanted: Wanted, columns: Sequence[Column], answer: Answer) -> bytes:
@@ -134,7 +128,7 @@ def _tensor(output: Output, as_binary: bool, column: Column, answer: Answer) -> 
     return {**tensor, "data": column.values(answer.start, answer.stop)}
 
 
-def _split(spec: EnsembleSpec, body: bytes, header_length: str) -> tuple[Head, bytes]:
+def _split(spec: EnsembleSpec, body: bytes, header_length: str) -> tuple[JsonHead, bytes]:
     """What the JSON says, and the bytes behind it. Raises InvalidRequest."""
     if not header_length:
         return _head(body), b""
@@ -152,13 +146,13 @@ def _split(spec: EnsembleSpec, body: bytes, header_length: str) -> tuple[Head, b
     if length == 0:  # the whole body is one row of the one input
         shape = (1, *spec.input.shape)
         wanted = tuple((output, True) for output in requested(()))
-        head = Head("", (spec.input.name,), spec.input.datatype, shape, len(body), None, "", None, wanted)
+        head = JsonHead("", (spec.input.name,), spec.input.datatype, shape, len(body), None, "", None, wanted)
         return head, body
     text = body[:length]
     return (_remembered_head if length <= REMEMBERED_BYTES else _head)(text), body[length:]
 
 
-def _head(text: bytes) -> Head:
+def _head(text: bytes) -> JsonHead:
     """Raises InvalidRequest."""
     content = json_object(text)
     given = mapping(content.get("parameters", {}), "parameters")
@@ -169,7 +163,7 @@ def _head(text: bytes) -> Head:
     size = mapping(tensor.get("parameters", {}), "parameters").get("binary_data_size")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or "data" in tensor):
         raise InvalidRequest("binary_data_size: expected a whole number, and no data beside it")
-    return Head(
+    return JsonHead(
         request_id=_text(content.get("id", ""), "id"),
         names=tuple(_text(mapping(each, "inputs").get("name", ""), "name") for each in inputs[:4]),
         datatype=_text(tensor.get("datatype", ""), "datatype"),
@@ -187,7 +181,7 @@ def _head(text: bytes) -> Head:
 _remembered_head = lru_cache(256)(_head)
 
 
-def _rows(spec: EnsembleSpec, head: Head, binary: bytes) -> NDArray[Any]:
+def _rows(spec: EnsembleSpec, head: JsonHead, binary: bytes) -> NDArray[Any]:
     if head.names != (spec.input.name,):
         raise wrong_inputs(spec, head.names)
     if (head.binary_size or 0) != len(binary):

@@ -18,7 +18,9 @@ from serving.wire.codec import rows_from_bytes, rows_from_values
 from serving.wire.columns import Output, no_classification, policy_of, requested, timeout_of, wrong_inputs
 
 RAW_TAG = 0x3A  # field 7, raw_input_contents, length-delimited
-REMEMBERED = 256
+REMEMBERED, SIZES = 256, 8
+"""Heads, and lengths of heads, since a request is compared at each of them."""
+
 REMEMBERED_BYTES = 4096
 
 CONTENTS = {
@@ -49,7 +51,7 @@ class Head:
     outputs: tuple[Output, ...] = ()
     policy: str = ""
     timeout: float | None = None
-    fault: InvalidRequest | None = None
+    fault: str = ""
 
 
 @dataclass(slots=True)
@@ -63,8 +65,8 @@ class InferRequest:
     def rows(self, spec: EnsembleSpec) -> NDArray[Any]:
         """Raises InvalidRequest."""
         head = self.head
-        if head.fault is not None:
-            raise head.fault
+        if head.fault:
+            raise InvalidRequest(head.fault)
         if head.inputs != (spec.input.name,):
             raise wrong_inputs(spec, head.inputs)
         if self.raw is not None:
@@ -113,11 +115,15 @@ class Reader:
 
     def _remember(self, content: bytes, message: pb.ModelInferRequest, head: Head, raw: bytes) -> None:
         size = len(content) - len(raw) - len(_varint(len(raw))) - 1
-        if size > REMEMBERED_BYTES or _only_raw(content, size) != raw or not _is_head_of(content[:size], raw, message):
+        if (
+            size > REMEMBERED_BYTES
+            or head.fault
+            or _only_raw(content, size) != raw
+            or not _is_head_of(content[:size], raw, message)
+        ):
             return
-        if len(self._heads) >= REMEMBERED:
-            self._heads.clear()
-            self._sizes.clear()
+        if len(self._heads) >= REMEMBERED or len(self._sizes | {size}) > SIZES:
+            return  # who comes later is parsed; a client that never repeats itself must not push out those that do
         self._heads[content[:size]] = head
         self._sizes.add(size)
 
@@ -173,7 +179,7 @@ def _head(message: pb.ModelInferRequest) -> Head:
             timeout=timeout_of(given),
         )
     except InvalidRequest as fault:
-        return replace(head, fault=fault)
+        return replace(head, fault=str(fault))
 
 
 def _outputs(message: pb.ModelInferRequest) -> tuple[Output, ...]:

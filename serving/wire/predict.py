@@ -7,14 +7,14 @@ from typing import Any
 
 from grpc import ServicerContext
 
-from ensembles.spec import EnsembleSpec
 from scrutin.v1 import ensemble_pb2 as pb
 from scrutin.v1 import ensemble_pb2_grpc
 from serving.aggregator import Answer, Request
-from serving.catalog import Live
+from serving.catalog import Live, Model
 from serving.errors import Fault, InvalidRequest
-from serving.records import Counted, Outcome
+from serving.records import Outcome
 from serving.wire.codec import rows_from_bytes, rows_from_images
+from serving.wire.columns import PerBatch
 from serving.wire.exchange import GRPC, Serving, sooner
 from serving.wire.status import status
 
@@ -61,7 +61,7 @@ class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
             tensor = request.tensor
             return made(rows=rows_from_bytes(spec.input, tensor.datatype, tensor.shape, tensor.data))
         if kind == "images":
-            return from_images(made, spec, request.images.files)
+            return from_images(made, model, request.images.files)
         raise InvalidRequest("found no input, expected a tensor or images")
 
     async def PredictStream(self, request_iterator: AsyncIterator[pb.PredictRequest], context: ServicerContext) -> None:
@@ -133,8 +133,10 @@ def describe(live: Live) -> dict[str, Any]:
     }
 
 
-async def from_images(made: Callable[..., Request], spec: EnsembleSpec, files: Sequence[bytes]) -> Request:
-    """The request with one row a file. Raises InvalidRequest or TooLarge."""
+async def from_images(made: Callable[..., Request], model: Model, files: Sequence[bytes]) -> Request:
+    """The request with one row a file. Raises NotReady before any is decoded, InvalidRequest or TooLarge."""
+    model.live.serving()
+    spec = model.live.spec
     return made(rows=await rows_from_images(spec.input, files, spec.limits.max_batch_size))
 
 
@@ -142,8 +144,7 @@ class Encoder:
     """Answers as serialised PredictResponses; what those of a batch have in common is serialised once (as in `oip.py`)."""
 
     def __init__(self) -> None:
-        self._counted: Counted | None = None
-        self._common: dict[int, bytes] = {}
+        self._common: PerBatch[bytes] = PerBatch()
 
     def encode(self, request_id: str, answer: Answer) -> bytes:
         own = pb.PredictResponse(
@@ -157,15 +158,8 @@ class Encoder:
             votes=answer.votes.ravel().tolist(),
             latency_seconds=pb.LatencySeconds(queue=answer.queue_seconds, total=answer.total_seconds),
         )
-        return self._common_part(answer) + own.SerializeToString()
-
-    def _common_part(self, answer: Answer) -> bytes:
-        if self._counted is not answer.counted:
-            self._counted, self._common = answer.counted, {}
-        common = self._common.get(answer.rows)
-        if common is None:
-            common = self._common[answer.rows] = _common(answer).SerializeToString()
-        return common
+        common = self._common.get(answer, answer.rows, lambda: _common(answer).SerializeToString())
+        return common + own.SerializeToString()
 
 
 def _common(answer: Answer) -> pb.PredictResponse:

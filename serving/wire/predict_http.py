@@ -44,11 +44,11 @@ async def predict(serving: Serving, name: str, body: bytes, content_type: str) -
         made = partial(Request, model, arrived=arrived)
         kind, options = parse_options_header(content_type)
         if kind in IMAGES:
-            return from_images(made, spec, [body])
+            return from_images(made, model, [body])
         if kind == FORM:
             fields = form(body, options.get(b"boundary", b""))
             policy = fields.get("policy", [b""])[0].decode("utf-8", "replace")
-            return from_images(partial(made, policy=policy), spec, fields.get("image", []))
+            return from_images(partial(made, policy=policy), model, fields.get("image", []))
         content = json_object(body)
         return made(rows=_rows(spec, content), policy=_policy(content))
 
