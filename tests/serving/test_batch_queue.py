@@ -141,10 +141,19 @@ def test_rows_that_ran_or_left_make_room() -> None:
     queue: BatchQueue[Waiting] = BatchQueue(4, 8)
     for entry in (W("a", 3), W("b", 2, deadline=1), W("c", 2, gone=True), W("d", 1)):
         queue.push(entry)
-    assert not queue.fits(1)
+    assert queue.rows == 8
     queue.take(NOW)
 
     assert queue.rows == 0 and queue.fits(8)
+
+
+def test_who_has_gone_makes_room_when_it_is_needed() -> None:
+    queue: BatchQueue[Waiting] = BatchQueue(4, 8)
+    for entry in (W("a", 3), W("b", 4, gone=True), W("c", 1)):
+        queue.push(entry)
+
+    assert queue.fits(4) and not queue.fits(5)
+    assert (queue.rows, names(queue)) == (4, "ac")
 
 
 def test_it_can_be_looked_at() -> None:

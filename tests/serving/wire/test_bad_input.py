@@ -1069,3 +1069,37 @@ def test_a_caller_who_leaves_during_the_run_does_not_disturb_those_in_the_same_b
         assert [list(calls[index].result(30).label) for index in (0, 2)] == [["no"], ["no"]]
     assert scripted.metric("ensemble_batch_rows_count", ensemble="joined") == 2
     assert scripted.metric("ensemble_batch_rows_sum", ensemble="joined") == 4
+
+
+# What one request may cost.
+
+
+def test_a_long_text_among_numbers_is_refused_before_it_is_multiplied(served):
+    """numpy would reserve its length for each of the others: 90 kB x 4 x 30,000."""
+    import psutil
+
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 8, 8], "data": ["a" * 90_000, *([0] * 30_000)]}
+    before = psutil.Process(served.pid).memory_info().rss
+    reply = served.post("/v2/models/digits/infer", {"inputs": [tensor]})
+
+    assert reply.status == 400
+    assert psutil.Process(served.pid).memory_info().rss - before < 64 << 20
+
+
+def test_refusing_the_same_request_again_and_again_keeps_nothing():
+    from tritonclient.grpc import service_pb2 as pb
+
+    from serving.errors import InvalidRequest
+    from serving.wire.oip_request import Reader
+
+    request = pb.ModelInferRequest(model_name="digits", raw_input_contents=[b"1"])
+    request.inputs.add(name="image", datatype="UINT8", shape=[1])
+    request.parameters["policy"].int64_param = 1
+    reader, content = Reader(), memoryview(request.SerializeToString())
+
+    depths = []
+    for _ in range(3):
+        with pytest.raises(InvalidRequest, match="policy: found int") as refusal:
+            reader.read(content).rows(None)
+        depths.append(len(refusal.traceback))
+    assert depths[0] == depths[2]
