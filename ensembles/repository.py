@@ -77,7 +77,7 @@ def read(path: Path) -> Repository:
 
 def verify(repository: Repository) -> None:
     """Check every file: hashes, containment, graphs against the manifest, samples. Raises RepositoryError at the first fault."""
-    from ensembles import graphs  # the onnx package is a third of a server's memory; only verification needs it
+    from ensembles import graphs  # the onnx package takes 26 MB that a server need not carry
 
     spec = repository.spec
     for member in spec.members:

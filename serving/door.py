@@ -105,7 +105,7 @@ def take_precedence() -> None:
 
     All others, Envoy's and those between Envoy and Python, wait for the core rather than take it whenever something arrives or
     has to leave. Else each answer of a batch costs two changes of thread; so all of them leave at once, and a light request
-    costs a fifth less on one core. Where a core is free, nothing changes.
+    costs about a fifth less on one core. Where a core is free, nothing changes.
     """
     _schedule(os.SCHED_OTHER)
 

@@ -22,7 +22,7 @@ except ImportError:
 ON_THE_LOOP_SECONDS = {True: 0.005, False: 0.001}
 """Runs predicted to be shorter than this stay on the event loop, by whether there is one core alone.
 
-Going to a thread and back costs about 0.1 ms, a third of a light request. With one core a thread buys only that the loop stays
+Going to a thread and back costs about 0.1 ms, a quarter of a light request and more. With one core a thread buys only that the loop stays
 responsive, for which 5 ms is soon enough; with several it buys members that run at once, which pays from about 1 ms.
 """
 
