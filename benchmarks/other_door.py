@@ -69,11 +69,20 @@ class InTurn:
     """grpc.aio allows one write at a time."""
 
     def __init__(self, context: Any) -> None:
-        self.time_remaining, self.write_now, self.lock = context.time_remaining, context.write, asyncio.Lock()
+        self.time_remaining, self.write_now = context.time_remaining, context.write
+        self.waiting: asyncio.Queue[bytes] = asyncio.Queue()
+        self.writer = asyncio.create_task(self.write())
 
-    async def write(self, message: Any) -> None:
-        async with self.lock:
-            await self.write_now(message)
+    def write_soon(self, message: bytes) -> None:
+        self.waiting.put_nowait(message)
+
+    async def write(self) -> None:
+        while True:
+            await self.write_now(await self.waiting.get())
+            self.waiting.task_done()
+
+    async def drained(self) -> None:
+        pass
 
 
 def writing_in_turn(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -81,7 +90,12 @@ def writing_in_turn(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
         return method
 
     async def call(requests: Any, context: Any) -> None:
-        await method(requests, InTurn(context))
+        turns = InTurn(context)
+        try:
+            await method(requests, turns)
+            await turns.waiting.join()
+        finally:
+            turns.writer.cancel()
 
     return call
 

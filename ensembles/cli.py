@@ -1,15 +1,12 @@
 """`ensembles …`: the workbench's commands."""
 
-import json
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
-from ensembles.promise import independent_majority_error
-
-USAGE = 2
+from ensembles.commands import USAGE, Fault, evaluate, export, plan, promise, report, search, train
 
 WrongUsage: Any = typer.BadParameter.__base__  # what all faults of usage are to typer, which has no public name for it
 
@@ -17,7 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Learn what an ensemble of classifiers is worth.",
+    help="Train, export and judge the members of an ensemble, and learn whether it is worth its compute.",
 )
 
 
@@ -32,31 +29,32 @@ def _all(
     asked: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where a fault comes from.")] = False,
 ) -> None:
     """Common to all commands."""
 
 
-@app.command(epilog="Example: ensembles promise 0.3 0.3 0.3")
-def promise(
-    errors: Annotated[list[float], typer.Argument(metavar="ERROR…", help="How often each member errs, 0 to 1.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """The error that a majority vote would make if its members erred independently."""
-    try:
-        error = independent_majority_error(errors)
-    except ValueError as fault:
-        print(f"ensembles: {fault}", file=sys.stderr)
-        raise typer.Exit(USAGE) from None
-    print(json.dumps({"errors": errors, "independent_error": error}) if as_json else f"{error:.1%}")
+app.command(epilog=promise.EPILOG)(promise.promise)
+app.command(epilog=train.EPILOG)(train.train)
+app.command(epilog=search.EPILOG)(search.search)
+app.command(epilog=export.EPILOG)(export.export)
+app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command(epilog=plan.EPILOG)(plan.plan)
+app.command(epilog=report.EPILOG)(report.report)
 
 
 def main() -> None:
-    """Wrong usage is told in one line, as everything else is."""
+    """Every fault is told in one line; with `--debug` it is raised."""
     try:
         sys.exit(app(standalone_mode=False))
+    except Fault as fault:
+        if "--debug" in sys.argv:
+            raise
+        print(f"ensembles: {fault}", file=sys.stderr)
+        sys.exit(fault.code)
     except WrongUsage as error:
         if type(error).__name__ != "NoArgsIsHelpError":  # which has shown the help already
             print(f"ensembles: {error.format_message()}", file=sys.stderr)
         sys.exit(USAGE)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)

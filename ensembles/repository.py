@@ -194,6 +194,56 @@ def _replace(directory: Path, fresh: Path, old: Path) -> None:
         raise
 
 
+def rewrite(repository: Repository, changes: Mapping[str, Mapping[str, Any]]) -> Repository:
+    """Change keys of the manifest's sections, `{"vote": {"temperature": 1.2}}`; a value of None takes the key away.
+
+    Whatever else stands in the manifest stays, comments outside the changed sections too. The manifest is replaced in one step.
+    Raises RepositoryError, and then leaves it as it was: the result would be no manifest, or it is another one by now.
+    """
+    file = _contained(repository.path, MANIFEST)
+    content = _read(file, MAX_MANIFEST_BYTES)
+    if hashlib.sha256(content).hexdigest() != repository.digest:
+        raise RepositoryError(f"{repository.path / MANIFEST}: was changed meanwhile, expected what was read")
+    text = content.decode()
+    for section, values in changes.items():
+        merged = {**(yaml.safe_load(text).get(section) or {}), **values}
+        text = _with_section(text, section, {key: value for key, value in merged.items() if value is not None})
+    try:
+        parse(text)
+        _put(file, text.encode())
+    except (SpecError, OSError) as error:
+        raise RepositoryError(f"{repository.path / MANIFEST}: {error}") from None
+    return read(repository.path)
+
+
+def _with_section(text: str, section: str, values: Mapping[str, Any]) -> str:
+    """The manifest's text with one of its sections written anew, at the end if it is new."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    fresh = _yaml({section: values})
+    if not isinstance(root, yaml.MappingNode) or root.flow_style:
+        return _yaml({**yaml.safe_load(text), section: values})
+    place = [(key, value) for key, value in root.value if key.value == section]
+    if not place:
+        return text.rstrip("\n") + "\n" + fresh
+    key, value = place[0]
+    rest = text[value.end_mark.index :]
+    return text[: key.start_mark.index] + fresh + rest.removeprefix("\n")
+
+
+def _put(file: Path, content: bytes) -> None:
+    """Replace a file in one step; readers see the old or the new."""
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as stream:
+        fresh = Path(stream.name)
+    try:
+        fresh.write_bytes(content)
+        shutil.copymode(file, fresh)
+        with fresh.open("rb") as stream:
+            os.fsync(stream.fileno())
+        fresh.replace(file)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 class _ManifestDumper(yaml.SafeDumper):
     """Block style for what has structure, one line for what is a plain list or a small mapping of plain values."""
 

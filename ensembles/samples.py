@@ -40,7 +40,7 @@ def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], expected: 
     except KeyError:
         raise SamplesError(f"{name}: missing, expected arrays x and y") from None
     with entry as stream:
-        shape, fortran, found = _header(stream, name)
+        shape, fortran, found = header(stream, name)
         fits = len(shape) == len(expected) and all(e in (None, s) for s, e in zip(shape, expected, strict=True))
         fits = fits and shape[0] >= 0
         if found != dtype or not fits or fortran:
@@ -55,7 +55,8 @@ def _array(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], expected: 
     return np.frombuffer(content, dtype).reshape(shape)
 
 
-def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it lies in Fortran's order, and dtype of a .npy stream. Raises SamplesError."""
     try:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]

@@ -1,5 +1,7 @@
 """What `ensemble.yaml` says, as frozen values. Reads no file but the text that it is given."""
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -149,10 +151,98 @@ class VoteSpec(_Frozen):
     quorum: Positive = 1
 
 
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+DECIDED: Literal["decided"] = "decided"
+SCORES = ("margin", "agreement")
+
+
+class Exit(_Frozen):
+    """A row leaves where its `margin` or its `agreement` (see `votes.Result`) reaches the threshold; one of them is given."""
+
+    margin: Share | None = None
+    agreement: Share | None = None
+
+    @property
+    def score(self) -> str:
+        return "margin" if self.margin is not None else "agreement"
+
+    @property
+    def threshold(self) -> float:
+        value = self.margin if self.margin is not None else self.agreement
+        assert value is not None  # noqa: S101  one of them is given
+        return value
+
+
+class Certificate(_Frozen):
+    """At this confidence, at most `disagreement` of rows leave early with another label than all of the policy's members give.
+
+    From `n` rows that chose nothing. `digest`: of what it depends on (`EnsembleSpec.certified_digest`), for which alone it holds.
+    """
+
+    disagreement: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    n: Positive
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+
+class PolicySpec(_Frozen):
+    """Members that run one stage after the other, and when a row leaves between them.
+
+    A policy need not name every member; `rule` is its own voting rule where that is not the ensemble's.
+    """
+
+    stages: tuple[tuple[str, ...], ...]
+    exit: Literal["decided"] | Exit = DECIDED
+    rule: Annotated[Rule, Field(strict=False)] | None = None
+    certificate: Certificate | None = None
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        return tuple(tuple(stage) if isinstance(stage, list) else stage for stage in value)
+
+    @field_validator("exit", mode="before")
+    @classmethod
+    def _one_exit(cls, value: object) -> object:
+        if value == DECIDED or isinstance(value, Exit):
+            return value
+        if isinstance(value, dict) and len(value) == 1 and set(value) <= {*SCORES}:
+            (threshold,) = value.values()
+            if isinstance(threshold, int | float) and not isinstance(threshold, bool) and 0 <= threshold <= 1:
+                return value
+        raise ValueError(
+            f"found {_shown(value)}, expected decided, or margin or agreement with a threshold from 0 to 1"
+        )
+
+    @model_validator(mode="after")
+    def _some_members(self) -> "PolicySpec":
+        if not self.stages or not all(self.stages):
+            raise ValueError("stages: found none or an empty one, expected at least one member in each")
+        _distinct("stages", self.members)
+        return self
+
+    @cached_property
+    def members(self) -> tuple[str, ...]:
+        """In the order in which they run."""
+        return tuple(name for stage in self.stages for name in stage)
+
+
 class Policies(_Frozen):
-    """How much of the ensemble a request runs when it does not say: `full`, or `member:NAME`."""
+    """How much of the ensemble a request runs. Besides `default`, every key is a policy.
+
+    `default`: when a request does not say: `full`, `member:NAME` or a policy's name.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, PolicySpec] = Field(init=False)
 
     default: str = "full"
+
+    @property
+    def named(self) -> Mapping[str, PolicySpec]:
+        return self.__pydantic_extra__
 
 
 class Limits(_Frozen):
@@ -203,15 +293,55 @@ class EnsembleSpec(_Frozen):
             raise ValueError(
                 f"vote.quorum: found {self.vote.quorum}, expected at most {len(names)}, the number of members"
             )
+        for name, policy in self.policies.named.items():
+            self._check_policy(name, policy)
         if self.policies.default not in self.policy_names:
             raise ValueError(
                 f"policies.default: found {self.policies.default!r}, expected one of {', '.join(self.policy_names)}"
             )
         return self
 
+    def _check_policy(self, name: str, policy: PolicySpec) -> None:
+        known = [member.name for member in self.members]
+        if not re.match(NAME, name) or name == "full":
+            raise ValueError(f"policies: found the name {_shown(name)}, expected another than full that matches {NAME}")
+        for member in policy.members:
+            if member not in known:
+                raise ValueError(
+                    f"policies.{name}.stages: found {_shown(member)}, expected members: {', '.join(known)}"
+                )
+        rule = policy.rule or self.vote.rule
+        if len(policy.stages) > 1 and policy.exit == DECIDED and rule in (Rule.LOG_AVERAGE, Rule.MEDIAN):
+            raise ValueError(
+                f"policies.{name}.exit: found decided, expected a threshold: under {rule} nothing is decided before all have voted"
+            )
+
     @cached_property
     def policy_names(self) -> tuple[str, ...]:
-        return ("full", *(self.MEMBER_PREFIX + member.name for member in self.members))
+        members = (self.MEMBER_PREFIX + member.name for member in self.members)
+        return ("full", *self.policies.named, *members)
+
+    def certified_digest(self, policy: PolicySpec) -> str:
+        """The sha256 of all that a policy's answers depend on: the members' graphs and weights, the labels, the vote and exits."""
+        rule = policy.rule or self.vote.rule
+        described = {
+            "labels": self.labels,
+            "members": [
+                [member.name, member.sha256, member.emits, member.weight]
+                for member in self.members
+                if member.name in policy.members
+            ],
+            "vote": [rule, self.vote.tie_break, self.vote.temperature],
+            "priority": self._priority.tolist() if self.vote.tie_break is TieBreak.PRIORITY else None,
+            "stages": policy.stages,
+            "exit": policy.exit if isinstance(policy.exit, str) else [policy.exit.score, policy.exit.threshold],
+        }
+        return hashlib.sha256(json.dumps(described, separators=(",", ":")).encode()).hexdigest()
+
+    def stale(self, policy: PolicySpec) -> bool:
+        """Whether the policy has a certificate that was made for something else than what the manifest says now."""
+        certificate = policy.certificate
+        return certificate is not None and certificate.digest != self.certified_digest(policy)
 
     @property
     def ballot(self) -> Ballot:
@@ -291,6 +421,8 @@ def _first_fault(error: ValidationError) -> str:
         return f"{key}: unknown key"
     if kind == "missing":
         return f"{key}: missing"
+    if kind == "model_type":
+        return f"{key}: found {_shown(fault['input'])}, expected a mapping"
     if kind == "value_error":
         text = str(fault["ctx"]["error"])
         return f"{key}: {text}" if key else text

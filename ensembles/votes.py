@@ -6,7 +6,7 @@ picks a winner, and equal shares are resolved by the tie rule, which never looks
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -18,6 +18,9 @@ Mask = NDArray[np.bool_]
 
 TIE = 1e-9
 """Shares this close are tied: far above the rounding of a sum of probabilities, far below a vote that means something."""
+
+SUM_TOLERANCE = 1e-3
+"""How far a row of probabilities may be from summing to one: half-precision members stay within it, logits do not."""
 
 LEAST_PROBABILITY = 1e-12
 """What the logarithm of `log_average` sees instead of zero, so that one member cannot veto a class for all."""
@@ -58,6 +61,13 @@ class Ballot:
     temperature: float = 1.0
 
 
+def part(ballot: Ballot, members: Ints) -> Ballot:
+    """The ballot of some of the members, given by their indices, counted as `votes.vote` counts a table of their columns."""
+    place = {int(member): index for index, member in enumerate(members)}
+    priority = np.array([place[member] for member in ballot.priority.tolist() if member in place], np.int64)
+    return replace(ballot, weights=ballot.weights[members], priority=priority)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The answers for a table of n rows.
@@ -65,6 +75,7 @@ class Result:
     `label_index` [n] int64: the winning class, -1 for an abstention.
     `probabilities` [n, K] float32: the pooled shares.
     `votes` [n, M] int64: the class of each member, -1 where it did not vote.
+    `agrees` [n, M] bool: whether the member's vote is the answer.
     `agreement` [n] float32: the share of the weight of those who voted that stands behind the label; 0 for an abstention.
     `margin` [n] float32: the largest share less the second largest.
     """
@@ -72,6 +83,7 @@ class Result:
     label_index: Ints
     probabilities: NDArray[np.float32]
     votes: Ints
+    agrees: Mask
     agreement: NDArray[np.float32]
     margin: NDArray[np.float32]
 
@@ -85,15 +97,19 @@ def vote(scores: NDArray[np.floating], ballot: Ballot, present: Mask | None = No
     """
     table = _table(scores, ballot.weights, present)
     shares = POOL[ballot.rule](table)
-    label_index = _winner(shares, table, ballot)
-    shares = _at_temperature(shares, ballot.temperature)
-    agreement = ((table.choices == label_index[:, None]) * table.weights).sum(axis=1) / table.total
+    margin = _margin(shares)
+    label_index = _winner(shares, margin, table, ballot)
+    if ballot.temperature != 1.0:
+        shares = at_temperature(shares, ballot.temperature)
+        margin = _margin(shares)
+    agrees = table.choices == label_index[:, None]
     return Result(
         label_index=label_index,
         probabilities=shares.astype(np.float32),
         votes=table.choices,
-        agreement=agreement.astype(np.float32),
-        margin=_margin(shares).astype(np.float32),
+        agrees=agrees,
+        agreement=(table.weight_of(agrees) / table.total).astype(np.float32),
+        margin=margin.astype(np.float32),
     )
 
 
@@ -103,6 +119,11 @@ class _Table:
     choices: Ints  # [n, M], -1 where a vote is missing
     weights: Floats  # [n, M], zero where a vote is missing; [1, M] when all are there
     total: Floats  # [n] or [1], the weight of those who voted
+
+    def weight_of(self, members: Mask) -> Floats:
+        """The summed weight [n] of those members [n, M] who voted."""
+        summed: Floats = members @ self.weights[0] if len(self.weights) == 1 else (members * self.weights).sum(axis=1)
+        return summed
 
     def rows(self, rows: Ints) -> "_Table":
         if len(self.weights) == 1:
@@ -163,11 +184,11 @@ def _borda(table: _Table) -> Floats:
     """Points 0 to K-1 by rank within each member, equal probabilities sharing the points of their places."""
     classes = table.scores.shape[2]
     most = classes * (classes - 1) / 2
-    points: Floats = (table.weights[:, None, :] @ _places(table.scores))[:, 0] / most
+    points: Floats = (table.weights[:, None, :] @ places(table.scores))[:, 0] / most
     return points / table.total[:, None]
 
 
-def _places(scores: NDArray[np.floating]) -> Floats:
+def places(scores: NDArray[np.floating]) -> Floats:
     """The place of each class from below, counted from 0; equal ones share the mean of their places. [n, M, K]"""
     order = scores.argsort(axis=2)
     ranked = _along(scores, order)
@@ -212,24 +233,26 @@ def _normalised(shares: Floats) -> Floats:
     return np.where(total > 0, shares / np.where(total > 0, total, 1.0), 1.0 / shares.shape[1])
 
 
-def _at_temperature(shares: Floats, temperature: float) -> Floats:
-    if temperature == 1.0:
-        return shares
-    return _normalised((shares / shares.max(axis=1, keepdims=True)) ** (1.0 / temperature))
+def at_temperature(shares: Floats, temperature: float) -> Floats:
+    """Shares [n, K] raised to 1/temperature and normalised: what a softmax over their logarithms would give."""
+    floored = np.maximum(shares, 0.0)  # rounding may have left a share just below
+    return _normalised((floored / floored.max(axis=1, keepdims=True)) ** (1.0 / temperature))
 
 
 def _margin(shares: Floats) -> Floats:
-    top = np.partition(shares, shares.shape[1] - 2, axis=1)
-    return top[:, -1] - top[:, -2]
+    """The largest share less the second largest, [n]."""
+    ordered = shares.copy()
+    ordered.partition(shares.shape[1] - 2, axis=1)
+    return ordered[:, -1] - ordered[:, -2]
 
 
-def _winner(shares: Floats, table: _Table, ballot: Ballot) -> Ints:
+def _winner(shares: Floats, margin: Floats, table: _Table, ballot: Ballot) -> Ints:
     """The class with the largest share, [n]; equal shares go by the tie rule."""
-    tied = shares >= shares.max(axis=1, keepdims=True) - TIE
-    label_index: Ints = tied.argmax(axis=1)
-    if np.count_nonzero(tied) > len(tied):
-        rows = np.flatnonzero(tied.sum(axis=1) > 1)
-        label_index[rows] = TIE_RULES[ballot.tie_break](tied[rows], table.rows(rows), ballot)
+    label_index: Ints = shares.argmax(axis=1)
+    if not (margin > TIE).all():
+        rows = np.flatnonzero(margin <= TIE)
+        tied = shares[rows] >= shares[rows].max(axis=1, keepdims=True) - TIE
+        label_index[rows] = TIE_RULES[ballot.tie_break](tied, table.rows(rows), ballot)
     return label_index
 
 

@@ -3,9 +3,9 @@
 What happens in between stands in `batcher.py`; what a vote is, in `ensembles/votes.py`.
 """
 
-import asyncio
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from ensembles.members import Rows
 from serving.admission import admit
 from serving.batcher import Entry
 from serving.catalog import Live, Model
-from serving.errors import DeadlinePassed, InvalidRequest, QueueFull
-from serving.records import Counted
+from serving.errors import InvalidRequest, QueueFull
+from serving.records import Counted, MemberRun, Outcome
 from serving.telemetry import Telemetry
 
 
@@ -33,7 +33,7 @@ class Request:
     timeout: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass
 class Answer:
     """Rows `start` to `stop` of a counted batch. Times in seconds; money and device time are this request's share by rows."""
 
@@ -49,17 +49,27 @@ class Answer:
         return self.stop - self.start
 
     @property
-    def share(self) -> float:
-        """Of the batch, by rows."""
-        return self.rows / self.counted.rows
+    def alike(self) -> tuple[int, ...]:
+        """Requests of a batch with the same value here fared alike: all with as many rows, unless rows left at different stages."""
+        return (self.rows,) if self.counted.ran is None else (self.start, self.stop)
+
+    @cached_property
+    def members(self) -> list[MemberRun]:
+        """What each member did for these rows."""
+        return self.counted.part(self.start, self.stop)
+
+    @property
+    def partial(self) -> bool:
+        """Whether a member that should have voted did not."""
+        return any(run.outcome in (Outcome.FAILED, Outcome.LATE) for run in self.members)
 
     @property
     def device_seconds(self) -> float:
-        return self.counted.device_seconds * self.share
+        return sum([run.device_seconds for run in self.members])
 
     @property
     def cost_usd(self) -> float:
-        return self.counted.cost_usd * self.share
+        return sum([run.cost_usd for run in self.members])
 
     @property
     def label_index(self) -> NDArray[np.int64]:
@@ -84,12 +94,16 @@ class Answer:
         return self.counted.result.margin[self.start : self.stop]
 
     @property
+    def exact(self) -> NDArray[np.bool_]:
+        return self.counted.exact[self.start : self.stop]
+
+    @property
     def votes(self) -> NDArray[np.int64]:
         return self.counted.result.votes[self.start : self.stop]
 
 
 class Aggregator:
-    """Answers requests."""
+    """Answers requests: `submit` lets one in, its entry's future tells when the batch was counted, `collect` hands out its part."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
@@ -101,32 +115,26 @@ class Aggregator:
             raise InvalidRequest(f"unknown policy {request.policy[:64]!r} of {request.model.name}, expected none")
         return own or request.policy or request.model.live.spec.policies.default
 
-    async def answer(self, request: Request) -> Answer:
-        """Raises a Fault. Cancelling the call takes the request out of the queue."""
+    def submit(self, request: Request) -> Entry:
+        """Admit the request and let it wait for its batch. Raises a Fault. Cancelling the entry's future takes it out again."""
         live = request.model.live
         policy = self.policy(request)
         timeout = live.spec.limits.timeout_ms / 1000
         if request.timeout is not None:
             timeout = min(timeout, request.timeout)
-        remaining = request.arrived + timeout - time.perf_counter()
+        deadline = request.arrived + timeout
         batcher = live.serving()
         try:
-            admit(live.spec, batcher.queue, request.rows, policy, remaining)
+            admit(live.spec, batcher.queue, request.rows, policy, deadline - time.perf_counter())
         except QueueFull:
             self._telemetry.shed(live.name, "queue_full")
             raise
-        entry = Entry(request.rows, policy, request.arrived, request.arrived + timeout)
-        live.in_flight += 1
-        timer = asyncio.get_running_loop().call_later(remaining, _expire, entry)
-        try:
-            batcher.submit(entry)
-            counted, start = await entry.future
-        finally:
-            timer.cancel()
-            live.in_flight -= 1
+        entry = Entry(request.rows, policy, request.arrived, deadline)
+        batcher.submit(entry)
+        return entry
+
+    def collect(self, request: Request, entry: Entry) -> Answer:
+        """What came of it. Raises a Fault."""
+        counted, start = entry.future.result()
         queued, total = entry.started - request.arrived, time.perf_counter() - request.arrived
-        return Answer(live, counted, start, start + len(request.rows), queued, total)
-
-
-def _expire(entry: Entry) -> None:
-    entry.refuse(DeadlinePassed("the deadline passed before the members had answered"))
+        return Answer(request.model.live, counted, start, start + len(request.rows), queued, total)

@@ -49,6 +49,11 @@ class BatchQueue(Generic[E]):
             self.rows = sum(len(entry.rows) for entry in self._waiting)
         return self.rows + rows <= self._max_queue_size
 
+    @property
+    def full(self) -> bool:
+        """Whether enough rows wait for a whole batch."""
+        return self.rows >= self._max_batch_size
+
     def push(self, entry: E) -> None:
         self._waiting.append(entry)
         self.rows += len(entry.rows)

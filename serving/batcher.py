@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensembles.members import Member, MemberError, Rows
+from ensembles.members import Member, MemberError, Rows, Scores
 from ensembles.spec import EnsembleSpec
-from ensembles.tally import BadVote, Tally
+from ensembles.tally import Tally
+from ensembles.votes import Mask
 from serving.batch_queue import BatchQueue
+from serving.course import Course, courses
 from serving.errors import BelowQuorum, DeadlinePassed, Fault, Internal
 from serving.ledger import Account, Ledger
 from serving.records import Counted, MemberRun, Outcome
@@ -27,6 +30,10 @@ yield_core = ctypes.CDLL(None).sched_yield  # unlike os.sched_yield it lets go o
 YIELDS, QUIET = 12, 3
 """At the most so many between two batches, and no more once nothing came of so many: to get here, what arrives takes one for its
 headers, one for its body, and the client that has just been answered one to ask again."""
+
+
+LEAST_DELAY_SECONDS = 0.001
+"""The event loop's clock has ticks of that length, and may ring a little early."""
 
 
 class Entry:
@@ -74,22 +81,50 @@ class Batcher:
         self._books = books
         self._ballot = spec.ballot
         self._devices = [books.ledger.device(member.device) for member in members]
-        self._stages = _stages(spec)
+        self._courses = courses(spec)
         self._accounts = {
-            policy: [Account(spec.name, policy, member.name) for member in members] for policy in self._stages
+            policy: [Account(spec.name, policy, member.name) for member in members] for policy in self._courses
         }
         self._skipped = [MemberRun(member.name, Outcome.SKIPPED, member.device) for member in members]
         self._free = executors
         self._drivers: set[asyncio.Task[None]] = set()
+        self._running: list[Entry] = []
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that wait or run."""
+        return sum(not entry.gone for entry in (*self.queue, *self._running))
 
     def submit(self, entry: Entry) -> None:
         """Let `entry` wait for its turn, which comes at once where an executor is free."""
         self.queue.push(entry)
+        if entry.deadline < self._alarm_at:
+            self._wake_by(entry.deadline)
         if self._free:
             self._free -= 1
             driver = asyncio.get_running_loop().create_task(self._drive())
             self._drivers.add(driver)
             driver.add_done_callback(self._drivers.discard)
+
+    def _wake_by(self, deadline: float) -> None:
+        """One timer serves all: set to the deadline that comes first."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        delay = max(deadline - time.perf_counter(), LEAST_DELAY_SECONDS)
+        self._alarm, self._alarm_at = asyncio.get_running_loop().call_later(delay, self._expire), deadline
+
+    def _expire(self) -> None:
+        self._alarm, self._alarm_at = None, math.inf
+        now = time.perf_counter()
+        open_entries = [entry for entry in (*self.queue, *self._running) if not entry.gone]
+        for entry in open_entries:
+            if entry.deadline <= now:
+                entry.refuse(DeadlinePassed("the deadline passed before the members had answered"))
+        following = min((entry.deadline for entry in open_entries if not entry.gone), default=None)
+        if following is not None:
+            self._wake_by(following)
 
     async def _drive(self) -> None:
         try:
@@ -111,6 +146,9 @@ class Batcher:
         """
         quiet = 0
         for _ in range(YIELDS):
+            if self.queue.full:
+                await asyncio.sleep(0)
+                return
             waiting = len(self.queue)
             yield_core()
             await asyncio.sleep(0)
@@ -120,6 +158,7 @@ class Batcher:
                 return
 
     async def _run(self, batch: list[Entry]) -> None:
+        self._running += batch
         try:
             counted = await self.count(_joined(batch), batch[0].policy, batch)
         except Fault as fault:
@@ -134,27 +173,33 @@ class Batcher:
             for entry in batch:
                 entry.answer(counted, start)
                 start += len(entry.rows)
+        finally:
+            self._running = [entry for entry in self._running if not entry.gone]
 
     async def count(self, rows: Rows, policy: str, batch: Sequence[Entry] = ()) -> Counted:
         """Run the members that `policy` asks for over `rows` and count their votes. Raises BelowQuorum."""
         started = time.perf_counter()
         for entry in batch:
             entry.started = started
-        _, quorum = self._stages[policy]
-        tally = Tally(self._ballot, len(rows), len(self._spec.labels))
-        runs = await self._fill(tally, policy, rows)
+        course = self._courses[policy]
+        tally = Tally(self._ballot, len(rows), len(self._spec.labels), course.members, course.rule)
+        runs, ran = await self._fill(tally, course, rows)
         computed = time.perf_counter()
         self._books.telemetry.runs(self._spec.name, policy, len(rows), runs)
-        if tally.votes < quorum:
-            raise BelowQuorum(_missing(tally.votes, quorum, runs))
-        result = tally.answer()
+        failed = [run.member for run in runs if run.outcome is Outcome.FAILED]
+        if failed and course.size - len(failed) < course.quorum:
+            raise BelowQuorum(
+                f"{course.size - len(failed)} members voted, the quorum is {course.quorum}; failed: {', '.join(failed)}"
+            )
+        result, exact = tally.answer()
         counted = Counted(
             ensemble=self._spec.name,
             policy=policy,
             rows=len(rows),
             result=result,
             runs=runs,
-            exact=tally.complete,
+            exact=exact,
+            ran=ran,
             compute_seconds=computed - started,
             vote_seconds=time.perf_counter() - computed,
         )
@@ -162,52 +207,70 @@ class Batcher:
         self._books.statistics.batch(counted, len(batch))
         return counted
 
-    async def _fill(self, tally: Tally, policy: str, rows: Rows) -> tuple[MemberRun, ...]:
-        """Run the members that `policy` asks for, enter what comes back, and tell what became of every member."""
-        runs, (stage, _) = list(self._skipped), self._stages[policy]
+    async def _fill(self, tally: Tally, course: Course, rows: Rows) -> tuple[list[MemberRun], Mask | None]:
+        """Run stage after stage on the rows that need it: what became of every member, and which rows each one ran."""
+        runs, ran = list(self._skipped), None
+        here = np.arange(len(rows))
+        for number, stage in enumerate(course.stages):
+            if ran is not None:
+                ran[here[:, None], stage] = True
+            await self._stage(tally, stage, course.policy, rows, runs)
+            if number + 1 == len(course.stages):
+                break
+            leaves = tally.leave(course.score, course.threshold)
+            left = int(np.count_nonzero(leaves))
+            self._books.telemetry.early_exits(self._spec.name, course.policy, number, left)
+            if left == len(rows):
+                break
+            if left:
+                if ran is None:
+                    ran = np.zeros((len(here), len(runs)), np.bool_)
+                    ran[:, [index for done in course.stages[: number + 1] for index in done]] = True
+                here, rows = here[~leaves], rows[~leaves]
+        return runs, ran
+
+    async def _stage(self, tally: Tally, stage: Sequence[int], policy: str, rows: Rows, runs: list[MemberRun]) -> None:
+        """Run the members of one stage and enter what comes back; `runs` takes what became of them."""
+        columns: dict[int, Scores] = {}
         if all(self._members[index].brief(len(rows)) for index in stage):
             for index in stage:
-                runs[index] = await self._column(tally, index, rows, policy)
+                runs[index] = await self._column(columns, index, rows, policy)
         else:
-            columns = await asyncio.gather(*(self._column(tally, index, rows, policy) for index in stage))
-            for index, run in zip(stage, columns, strict=True):
+            done = await asyncio.gather(*(self._column(columns, index, rows, policy) for index in stage))
+            for index, run in zip(stage, done, strict=True):
                 runs[index] = run
-        return tuple(runs)
+        for index, fault in tally.enter_all(columns).items():
+            self._failed(runs[index], fault)
 
-    async def _column(self, tally: Tally, index: int, rows: Rows, policy: str) -> MemberRun:
+    async def _column(self, columns: dict[int, Scores], index: int, rows: Rows, policy: str) -> MemberRun:
+        """Run one member and put what it says into `columns`."""
         member = self._members[index]
         occupation = self._devices[index].occupation(self._accounts[policy][index])
-        fault = None
+        fault: Exception | None = None
         try:
-            tally.enter(index, await member.run(rows, occupation))
+            columns[index] = await member.run(rows, occupation)
         except Exception as error:
-            expected = isinstance(error, (MemberError, BadVote))
-            fault = str(error) if expected else f"{type(error).__name__}; this is a bug"
-            log.warning("member %s.%s failed: %s", self._spec.name, member.name, fault, exc_info=not expected)
-        return MemberRun(
-            member=member.name,
-            outcome=Outcome.OK if fault is None else Outcome.FAILED,
-            device=member.device,
-            seconds=occupation.seconds,
-            device_seconds=occupation.device_seconds,
-            cost_usd=self._books.ledger.cost_usd(occupation.device_seconds),
-            charged_seconds=occupation.charged,
-            fault=fault,
+            fault = error
+        run = MemberRun(
+            member.name,
+            Outcome.OK,
+            member.device,
+            len(rows),
+            occupation.seconds,
+            occupation.device_seconds,
+            self._books.ledger.cost_usd(occupation.device_seconds),
+            occupation.charged,
         )
+        if isinstance(fault, MemberError):
+            self._failed(run, str(fault))
+        elif fault is not None:
+            self._failed(run, f"{type(fault).__name__}; this is a bug", fault)
+        return run
 
-
-def _stages(spec: EnsembleSpec) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Which members each policy runs, by index, and its quorum."""
-    stages = {"full": (tuple(range(len(spec.members))), spec.vote.quorum)}
-    for index, member in enumerate(spec.members):
-        stages[spec.MEMBER_PREFIX + member.name] = ((index,), 1)
-    return stages
+    def _failed(self, run: MemberRun, fault: str, bug: Exception | None = None) -> None:
+        log.warning("member %s.%s failed: %s", self._spec.name, run.member, fault, exc_info=bug)
+        run.outcome, run.fault = Outcome.FAILED, fault
 
 
 def _joined(batch: Sequence[Entry]) -> Rows:
     return batch[0].rows if len(batch) == 1 else np.concatenate([entry.rows for entry in batch])
-
-
-def _missing(votes: int, quorum: int, runs: Sequence[MemberRun]) -> str:
-    names = ", ".join(run.member for run in runs if run.outcome is Outcome.FAILED)
-    return f"{votes} members voted, the quorum is {quorum}; failed: {names}"

@@ -25,39 +25,45 @@ LoadMember = Callable[[MemberSpec, bytes], Member]
 class Live:
     """One ensemble with its members loaded.
 
-    `reason`: why it is not ready. `in_flight`: requests under way. `label_names` [K + 1]: the last, for -1, is empty.
+    `reason`: why it is not ready, "" when it is. `label_names`, `label_bytes` [K + 1]: the last, for -1, is empty.
     """
 
     repository: Repository
     members: Sequence[Member] = ()
     batcher: Batcher | None = None
     reason: str = "loading"
-    in_flight: int = 0
     closed: bool = False
     spec: EnsembleSpec = field(init=False)
     name: str = field(init=False)
     version: str = field(init=False)
     digest: str = field(init=False)
     label_names: NDArray[np.object_] = field(init=False)
+    label_bytes: NDArray[np.object_] = field(init=False)
 
     def __post_init__(self) -> None:
         self.spec, self.digest = self.repository.spec, self.repository.digest
         self.name, self.version = self.spec.name, str(self.spec.version)
         self.label_names = np.array([*self.spec.labels, ""], dtype=object)
+        self.label_bytes = np.array([name.encode() for name in self.label_names], dtype=object)
 
     @property
     def ready(self) -> bool:
-        return self.batcher is not None
+        return self.batcher is not None and not self.closed
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self.batcher.in_flight if self.batcher else 0
 
     def serving(self) -> Batcher:
         """Raises NotReady."""
-        if self.batcher is None:
+        if self.batcher is None or self.closed:
             raise NotReady(f"{self.name} is not ready: {self.reason}")
         return self.batcher
 
     def close(self, reason: str) -> None:
         """Take no more requests; what is in the queue is still answered."""
-        self.batcher, self.reason, self.closed = None, reason, True
+        self.reason, self.closed = reason, True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,11 @@ async def load(live: Live, load_member: LoadMember, books: Books, executors: int
         live.reason = str(error)
         log.error("not ready: %s", error)  # noqa: TRY400  one line; the fault is the repository's, not ours
         return
+    for name, policy in live.spec.policies.named.items():
+        if live.spec.stale(policy):
+            log.warning(
+                "%s: policies.%s: its certificate was made for another manifest; run `ensembles plan`", live.name, name
+            )
     live.members = members
     if live.closed:
         return

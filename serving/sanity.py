@@ -61,7 +61,7 @@ async def _right(spec: EnsembleSpec, members: Sequence[Member], rows: Rows, labe
         except (MemberError, BadVote) as error:
             raise SanityError(f"{spec.name}: member {member.name}: {error}") from None
         await asyncio.sleep(0)
-    result = tally.answer()
+    result, _ = tally.answer()
     return np.vstack([labels == result.votes.T, result.label_index == labels])
 
 

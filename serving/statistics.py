@@ -5,6 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from ensembles.spec import EnsembleSpec
 from serving.records import Counted, Outcome
 
 NANOSECONDS = 1e9
@@ -15,19 +16,25 @@ class Duration:
     """How often, and for how long in all."""
 
     count: int = 0
-    ns: int = 0
+    seconds: float = 0.0
 
     def add(self, seconds: float, times: int = 1) -> None:
         self.count += times
-        self.ns += int(seconds * NANOSECONDS)
+        self.seconds += seconds
 
-    def as_message(self) -> dict[str, int]:
-        return {"count": self.count, "ns": self.ns}
+    def as_message(self, and_also: "Duration | None" = None) -> dict[str, int]:
+        """With those of another one."""
+        more = and_also or Duration()
+        return {"count": self.count + more.count, "ns": int((self.seconds + more.seconds) * NANOSECONDS)}
 
 
 @dataclass(slots=True)
 class ModelStatistics:
-    """One model's. `requests` counts requests, `batches` runs by their rows."""
+    """One model's. `batches`: runs by their rows.
+
+    `success`, `fail`, `queue`, `compute`: of requests to the model itself. `within`: of those to its ensemble, for which it ran
+    without a queue of its own.
+    """
 
     last_inference_ms: int = 0
     rows: int = 0
@@ -36,27 +43,28 @@ class ModelStatistics:
     fail: Duration = field(default_factory=Duration)
     queue: Duration = field(default_factory=Duration)
     compute: Duration = field(default_factory=Duration)
+    within: Duration = field(default_factory=Duration)
     batches: dict[int, Duration] = field(default_factory=lambda: defaultdict(Duration))
 
-    def ran(self, rows: int, seconds: float) -> None:
+    def ran(self, rows: int, seconds: float, now_ms: int) -> None:
         self.runs += 1
         self.rows += rows
         self.batches[rows].add(seconds)
-        self.last_inference_ms = time.time_ns() // 1_000_000  # an instant that clients compare with their calendar
+        self.last_inference_ms = now_ms
 
     def as_message(self) -> dict[str, Any]:
         """The fields of the protocol's ModelStatistics; all durations are there, since clients read them unchecked."""
-        compute, nothing = self.compute.as_message(), Duration(self.success.count).as_message()
+        nothing = Duration(self.success.count + self.within.count).as_message()
         return {
             "last_inference": self.last_inference_ms,
             "inference_count": self.rows,
             "execution_count": self.runs,
             "inference_stats": {
-                "success": self.success.as_message(),
+                "success": self.success.as_message(self.within),
                 "fail": self.fail.as_message(),
-                "queue": self.queue.as_message(),
+                "queue": self.queue.as_message(Duration(self.within.count)),
                 "compute_input": nothing,
-                "compute_infer": compute,
+                "compute_infer": self.compute.as_message(self.within),
                 "compute_output": nothing,
                 "cache_hit": Duration().as_message(),
                 "cache_miss": Duration().as_message(),
@@ -95,13 +103,13 @@ class Statistics:
 
     def batch(self, counted: Counted, requests: int) -> None:
         """Count a batch: for the ensemble, unless one member was asked alone, and for each member that ran."""
-        if counted.policy == "full":
-            self._models[counted.ensemble].ran(counted.rows, counted.compute_seconds)
+        now_ms = time.time_ns() // 1_000_000  # an instant that clients compare with their calendar
+        voted = not counted.policy.startswith(EnsembleSpec.MEMBER_PREFIX)
+        if voted:
+            self._models[counted.ensemble].ran(counted.rows, counted.compute_seconds, now_ms)
         for run in counted.runs:
             if run.outcome is Outcome.OK:
                 member = self._models[f"{counted.ensemble}.{run.member}"]
-                member.ran(counted.rows, run.seconds)
-                if counted.policy == "full":
-                    member.queue.add(0.0, requests)
-                    member.compute.add(run.seconds * requests, requests)
-                    member.success.add(run.seconds * requests, requests)
+                member.ran(run.rows, run.seconds, now_ms)
+                if voted:
+                    member.within.add(run.seconds * requests, requests)

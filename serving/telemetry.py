@@ -58,6 +58,9 @@ class Telemetry:
         self._dissents = self._counter(
             "dissents", "Rows where the member's vote was not the answer", "ensemble", "member"
         )
+        self._early_exits = self._counter(
+            "early_exits", "Rows that left after this stage, counted from 1", "ensemble", "policy", "stage"
+        )
         self._shed = self._counter("shed", "Requests refused before they cost anything", "ensemble", "reason")
         self.registry.register(_Idle(ledger))
         self._of_request: dict[tuple[str, ...], tuple[Any, ...]] = {}
@@ -98,11 +101,13 @@ class Telemetry:
         """Count what the members did for a batch and what that cost, whether or not an answer came of it."""
         for run in runs:
             by_outcome, seconds, device_seconds, cost = self._member(ensemble, policy, run)
-            by_outcome[run.outcome].add(rows)
+            by_outcome[run.outcome].value += run.rows
+            if run.rows < rows:
+                by_outcome[Outcome.SKIPPED].value += rows - run.rows
             if run.outcome is not Outcome.SKIPPED:
                 seconds.add(run.seconds)
-                device_seconds.add(run.device_seconds - run.charged_seconds)
-                cost.add(run.cost_usd - self._ledger.cost_usd(run.charged_seconds))
+                device_seconds.value += run.device_seconds - run.charged_seconds
+                cost.value += run.cost_usd - self._ledger.cost_usd(run.charged_seconds)
 
     def _member(self, ensemble: str, policy: str, run: MemberRun) -> tuple[Any, ...]:
         key = (ensemble, policy, run.member)
@@ -130,11 +135,14 @@ class Telemetry:
         rows, vote_seconds, dissents = series
         rows.add(counted.rows)
         vote_seconds.add(counted.vote_seconds)
-        result = counted.result
-        agreed = (result.votes == result.label_index[:, None]).sum(axis=0).tolist()
+        agreed = counted.result.agrees.sum(axis=0).tolist()
         for run, dissent, same in zip(counted.runs, dissents, agreed, strict=True):
             if run.outcome is Outcome.OK:
-                dissent.add(counted.rows - same)
+                dissent.value += run.rows - same
+
+    def early_exits(self, ensemble: str, policy: str, stage: int, rows: int) -> None:
+        """Count rows that left after the stage of this index, before all members of the policy had voted."""
+        self._early_exits.of(ensemble, policy, str(stage + 1)).add(rows)
 
     def shed(self, ensemble: str, reason: str) -> None:
         """Count a request that was refused before it cost anything."""

@@ -51,10 +51,11 @@ class OnnxMember:
 
     async def run(self, rows: Rows, occupation: Occupation) -> Scores:
         if self.brief(len(rows)):
-            return self._compute(rows, occupation)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, rows, occupation)
+            return self.compute(rows, occupation)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self.compute, rows, occupation)
 
-    def _compute(self, rows: Rows, occupation: Occupation) -> Scores:
+    def compute(self, rows: Rows, occupation: Occupation) -> Scores:
+        """`run` on the calling thread, for those who have no event loop. Raises MemberError."""
         with occupation:
             start = time.perf_counter()
             try:

@@ -11,7 +11,8 @@ every label stays what it is.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,10 +135,17 @@ def _fit(build: Callable[[], Any], seen: Input, rows: Rows) -> bytes:
 
 def train(rows: Rows) -> dict[str, bytes]:
     """ONNX models by name, each trained on all of `rows`; the same bytes every time on the same machine."""
+    with reproducible():
+        return {expert.name: expert.learn(rows) for expert in experts()}
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """One thread, so that sums are always added up in the same order."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     with threadpool_limits(1):
-        return {expert.name: expert.learn(rows) for expert in experts()}
+        yield
 
 
 def build(directory: Path) -> dict[str, bytes]:

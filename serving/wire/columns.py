@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ensembles.spec import EnsembleSpec
@@ -33,10 +32,6 @@ def _labels(live: Live, counted: Counted) -> NDArray[Any]:
     return live.label_names[counted.result.label_index]  # the last name, for -1, is the empty one of an abstention
 
 
-def _exact(live: Live, counted: Counted) -> NDArray[np.bool_]:
-    return np.full(counted.rows, counted.exact)
-
-
 OUTPUTS = {
     output.name: output
     for output in (
@@ -51,7 +46,7 @@ OUTPUTS = {
         Output("agreement", "FP32", lambda spec: [], lambda live, counted: counted.result.agreement),
         Output("margin", "FP32", lambda spec: [], lambda live, counted: counted.result.margin),
         Output("votes", "INT64", lambda spec: [len(spec.members)], lambda live, counted: counted.result.votes),
-        Output("exact", "BOOL", lambda spec: [], _exact),
+        Output("exact", "BOOL", lambda spec: [], lambda live, counted: counted.exact),
     )
 }
 ALL_OUTPUTS = tuple(OUTPUTS.values())
@@ -161,14 +156,11 @@ def parameters(answer: Answer) -> dict[str, Parameter]:
 
 def parameters_of_all(answer: Answer) -> dict[str, Parameter]:
     """Those that stay the same from batch to batch, as long as the members fare the same."""
-    counted = answer.counted
+    named = {outcome: [run.member for run in answer.members if run.outcome is outcome] for outcome in Outcome}
     return {
-        "ensemble_policy": counted.policy,
-        "ensemble_partial": counted.partial,
-        "ensemble_members_ok": ",".join(counted.members(Outcome.OK)),
-        "ensemble_members_failed": ",".join(counted.members(Outcome.FAILED)),
-        "ensemble_members_late": ",".join(counted.members(Outcome.LATE)),
-        "ensemble_members_skipped": ",".join(counted.members(Outcome.SKIPPED)),
+        "ensemble_policy": answer.counted.policy,
+        "ensemble_partial": answer.partial,
+        **{f"ensemble_members_{outcome.value}": ",".join(members) for outcome, members in named.items()},
         "ensemble_digest": answer.live.digest,
     }
 

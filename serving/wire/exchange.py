@@ -1,5 +1,6 @@
 """What every protocol does with a request: decode it, have it answered, count it once with its code."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -8,6 +9,7 @@ from functools import cached_property
 
 from ensembles.spec import InputSpec
 from serving.aggregator import Aggregator, Answer, Request
+from serving.batcher import Entry
 from serving.catalog import Catalog
 from serving.errors import Fault, Internal
 from serving.statistics import Statistics
@@ -63,43 +65,74 @@ class Serving:
 
     async def answer(self, protocol: str, model_name: str, decode: Decode) -> Answer:
         """Decode a request that arrived just now, answer it, count it. Raises a Fault."""
-        arrived = time.perf_counter()
-        request: Request | None = None
-        answer: Answer | None = None
-        code = "CANCELLED"
+        exchange = Exchange(self, protocol, model_name)
         try:
-            decoded = decode(arrived)
-            request = decoded if isinstance(decoded, Request) else await decoded
-            answer = await self.aggregator.answer(request)
-            code = "OK"
-            counted = answer.counted
-            self.statistics.answered(model_name, answer.queue_seconds, counted.compute_seconds, answer.total_seconds)
-            return answer  # noqa: TRY300  the count below is for this path too
+            decoded = decode(exchange.arrived)
+            entry = exchange.submit(decoded if isinstance(decoded, Request) else await decoded)
+            await entry.future
+            return exchange.collect(entry)
+        except asyncio.CancelledError:
+            exchange.count("CANCELLED")
+            raise
         except Exception as error:
-            fault = error if isinstance(error, Fault) else Internal("the request broke; this is a bug")
-            code = status(fault).grpc.name
-            if model_name in self.catalog.models:
-                self.statistics.failed(model_name, time.perf_counter() - arrived)
-            if fault is not error:
-                log.exception("a request to %s broke; this is a bug", model_name[:64])
-            raise fault from None
-        finally:
-            self.telemetry.request(self._handled(protocol, model_name, request, answer, code, arrived))
+            raise exchange.failed(error) from None
 
-    def _handled(
-        self, protocol: str, model_name: str, request: Request | None, answer: Answer | None, code: str, arrived: float
-    ) -> Handled:
-        """Names that a stranger made up are counted as "", so that they cannot make series."""
-        if answer is not None:
-            policy = answer.counted.policy
-            return Handled(
-                answer.live.name, policy, protocol, code, answer.rows, answer.total_seconds, answer.queue_seconds
-            )
-        model = self.catalog.models.get(model_name)
+
+class Exchange:
+    """One request and what becomes of it, counted once: by `collect`, by `failed` or as cancelled.
+
+    `arrived`: an instant of `time.perf_counter`.
+    """
+
+    __slots__ = ("_model_name", "_protocol", "_request", "_serving", "arrived")
+
+    def __init__(self, serving: Serving, protocol: str, model_name: str) -> None:
+        self.arrived = time.perf_counter()
+        self._serving = serving
+        self._protocol = protocol
+        self._model_name = model_name
+        self._request: Request | None = None
+
+    def submit(self, request: Request) -> Entry:
+        """Let the decoded request wait for its batch. Raises a Fault."""
+        self._request = request
+        return self._serving.aggregator.submit(request)
+
+    def collect(self, entry: Entry) -> Answer:
+        """The answer, once the entry's future is done. Raises a Fault."""
+        assert self._request is not None  # noqa: S101  an entry comes of `submit`
+        serving, answer = self._serving, self._serving.aggregator.collect(self._request, entry)
+        counted, total = answer.counted, answer.total_seconds
+        serving.statistics.answered(self._model_name, answer.queue_seconds, counted.compute_seconds, total)
+        serving.telemetry.request(
+            Handled(answer.live.name, counted.policy, self._protocol, "OK", answer.rows, total, answer.queue_seconds)
+        )
+        return answer
+
+    def failed(self, error: Exception) -> Fault:
+        """Count the request as failed; the fault to tell its caller."""
+        fault = error if isinstance(error, Fault) else Internal("the request broke; this is a bug")
+        if fault is not error:
+            log.error("a request to %s broke; this is a bug", self._model_name[:64], exc_info=error)
+        if self._model_name in self._serving.catalog.models:
+            self._serving.statistics.failed(self._model_name, time.perf_counter() - self.arrived)
+        self.count(status(fault).grpc.name)
+        return fault
+
+    def count(self, code: str) -> None:
+        """Count a request without an answer. Names that a stranger made up are counted as "", so that they make no series."""
+        model = self._serving.catalog.models.get(self._model_name)
+        seconds = time.perf_counter() - self.arrived
         ensemble = model.live.name if model else ""
-        asked = request.model.policy or request.policy or request.model.live.spec.policies.default if request else ""
-        policy = asked if request and asked in request.model.live.spec.policy_names else ""
-        return Handled(ensemble, policy, protocol, code, 0, time.perf_counter() - arrived)
+        self._serving.telemetry.request(Handled(ensemble, self._policy(), self._protocol, code, 0, seconds))
+
+    def _policy(self) -> str:
+        request = self._request
+        if request is None:
+            return ""
+        spec = request.model.live.spec
+        asked = request.model.policy or request.policy or spec.policies.default
+        return asked if asked in spec.policy_names else ""
 
 
 def sooner(first: float | None, second: float | None) -> float | None:

@@ -46,9 +46,11 @@ class Aborted(Exception):
 class Context:
     """What a servicer is told of its call: the part of `grpc.aio.ServicerContext` that servicers here use."""
 
-    def __init__(self, timeout: float | None, write: Callable[[Message | bytes], Awaitable[None]]) -> None:
+    def __init__(self, timeout: float | None, outbox: "Outbox") -> None:
+        """`write_soon` puts a serialised message on a stream; `drained` waits while too much is there that nobody reads."""
         self._until = None if timeout is None else time.perf_counter() + timeout
-        self.write = write
+        self.write_soon = outbox.put
+        self.drained = outbox.drained
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline; None without one."""
@@ -96,14 +98,18 @@ class Outbox:
         self._bytes = 0
         self._flush: asyncio.Task[None] | None = None
 
-    async def put(self, frame: bytes) -> None:
-        """Returns at once, unless the caller reads so slowly that a megabyte is waiting for it."""
+    def put(self, message: bytes) -> None:
+        """Let a message leave as soon as the loop comes to it."""
+        frame = _framed(message)
         self._frames.append(frame)
         self._bytes += len(frame)
         if self._flush is None or self._flush.done():
             self._flush = asyncio.get_running_loop().create_task(self._flushed())
+
+    async def drained(self) -> None:
+        """Returns at once, unless the caller reads so slowly that a megabyte is waiting for it."""
         if self._bytes > self.MOST_BYTES:
-            await asyncio.shield(self._flush)
+            await self.emptied()
 
     async def emptied(self) -> None:
         if self._flush is not None:
@@ -136,7 +142,7 @@ class GrpcCall:
             if b"grpc-encoding" in headers:
                 self._encoding = headers[b"grpc-encoding"].decode("latin-1")
             timeout = _timeout(headers[b"grpc-timeout"]) if b"grpc-timeout" in headers else None
-            context = Context(timeout, self._write)
+            context = Context(timeout, self._outbox)
             handler = methods.find(path)
             self._serialise = handler.response_serializer
             if handler.request_streaming or handler.response_streaming:
@@ -166,7 +172,7 @@ class GrpcCall:
             await self._finish(StatusCode.INTERNAL, "the call broke; this is a bug")
 
     async def _stream(self, handler: RpcMethodHandler, context: Context, complete: Complete) -> None:
-        """A streaming method yields its messages, or writes them to its context."""
+        """A streaming method yields its messages, or writes them, serialised, to its context."""
         if not handler.response_streaming:
             raise Unsupported("found a client-streaming method, expected none to be served")
         if handler.request_streaming:
@@ -177,13 +183,11 @@ class GrpcCall:
             responses = handler.unary_stream(request, context)
         if isinstance(responses, AsyncIterator):
             async for response in responses:
-                await self._write(response)
+                self._outbox.put(response if isinstance(response, bytes) else self._serialise(response))
+                await self._outbox.drained()
         else:
             await responses
         await self._finish(StatusCode.OK, "")
-
-    async def _write(self, response: Message | bytes) -> None:
-        await self._outbox.put(_framed(response if isinstance(response, bytes) else self._serialise(response)))
 
     async def _write_frames(self, frames: bytes) -> None:
         if not self._started:

@@ -45,4 +45,5 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                 while self._status(request.service) == told:
                     await self._changed.wait()
                 told = self._status(request.service)
-            await context.write(Status(status=told))
+            context.write_soon(Status(status=told).SerializeToString())
+            await context.drained()

@@ -28,6 +28,7 @@ from serving.wire.columns import (
 )
 from serving.wire.exchange import GRPC, Serving, sooner
 from serving.wire.oip_request import Head, InferRequest, Reader
+from serving.wire.protobuf import delimited, parameter, tag
 
 PLATFORM = "scrutin"
 
@@ -173,24 +174,25 @@ class Encoder:
 
     def encode(self, head: Head, answer: Answer) -> bytes:
         start, stop = answer.start, answer.stop
-        own = pb.ModelInferResponse(
-            id=head.request_id,
-            raw_output_contents=[column.raw(start, stop) for column in self._columns.of(answer, head.outputs)],
-        )
-        own.parameters["ensemble_queue_us"].int64_param = queue_microseconds(answer)
-        serialised: bytes = own.SerializeToString()
-        return self._common_part(head.model_name, answer, head.outputs) + serialised
+        parts = [
+            self._common_part(head.model_name, answer, head.outputs),
+            parameter(PARAMETERS, b"ensemble_queue_us", queue_microseconds(answer)),
+        ]
+        if head.request_id:
+            parts.append(delimited(ID, head.request_id.encode()))
+        columns = self._columns.of(answer, head.outputs)
+        return b"".join(parts + [delimited(RAW_OUTPUT_CONTENTS, column.raw(start, stop)) for column in columns])
 
     def _common_part(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
         return self._common.get(
             answer,
-            (model_name, answer.rows, outputs),
-            lambda: self._lasting_part(model_name, answer, outputs) + _of_batch(answer),
+            (model_name, answer.alike, outputs),
+            lambda: self._lasting_part(model_name, answer, outputs) + _parameters(parameters_of_batch(answer)),
         )
 
     def _lasting_part(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
-        counted = answer.counted
-        key = (model_name, answer.rows, outputs, answer.live.digest, counted.policy, counted.outcomes)
+        counted, outcomes = answer.counted, tuple([run.outcome for run in answer.members])
+        key = (model_name, answer.rows, outputs, answer.live.digest, counted.policy, outcomes)
         lasting = self._lasting.get(key)
         if lasting is None:
             if len(self._lasting) >= LASTING:
@@ -201,22 +203,17 @@ class Encoder:
 
 def _of_all(model_name: str, answer: Answer, outputs: Sequence[Output]) -> bytes:
     response = pb.ModelInferResponse(model_name=model_name, model_version=answer.live.version)
-    _set_parameters(response, parameters_of_all(answer))
     for output in outputs:
         shape = [answer.rows, *output.dims(answer.live.spec)]
         response.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
-    return bytes(response.SerializeToString())
+    return bytes(response.SerializeToString()) + _parameters(parameters_of_all(answer))
 
 
-def _of_batch(answer: Answer) -> bytes:
-    response = pb.ModelInferResponse()
-    _set_parameters(response, parameters_of_batch(answer))
-    return bytes(response.SerializeToString())
+def _parameters(values: dict[str, Parameter]) -> bytes:
+    return b"".join([parameter(PARAMETERS, name.encode(), value) for name, value in values.items()])
 
 
-def _set_parameters(response: pb.ModelInferResponse, values: dict[str, Parameter]) -> None:
-    for name, value in values.items():
-        setattr(response.parameters[name], FIELDS[type(value)], value)
-
-
-FIELDS = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
+ID, PARAMETERS, RAW_OUTPUT_CONTENTS = (
+    tag(pb.ModelInferResponse.DESCRIPTOR.fields_by_name[name].number)
+    for name in ("id", "parameters", "raw_output_contents")
+)

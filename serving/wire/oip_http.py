@@ -99,7 +99,7 @@ class Inference:
         """The JSON up to the parameters' last one. Requests of a batch share it when they have as many rows, all binary."""
         if not all(as_binary for _, as_binary in wanted):
             return _common(name, wanted, columns, answer)
-        key = (name, answer.rows, wanted)
+        key = (name, answer.alike, wanted)
         return self._common.get(answer, key, lambda: _common(name, wanted, columns, answer))
 
 

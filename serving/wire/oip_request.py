@@ -16,6 +16,7 @@ from ensembles.spec import EnsembleSpec
 from serving.errors import InvalidRequest
 from serving.wire.codec import rows_from_bytes, rows_from_values
 from serving.wire.columns import Output, no_classification, policy_of, requested, timeout_of, wrong_inputs
+from serving.wire.protobuf import varint
 
 RAW_TAG = 0x3A  # field 7, raw_input_contents, length-delimited
 REMEMBERED, SIZES = 256, 8
@@ -114,7 +115,7 @@ class Reader:
         return InferRequest(head, raw)
 
     def _remember(self, content: bytes, message: pb.ModelInferRequest, head: Head, raw: bytes) -> None:
-        size = len(content) - len(raw) - len(_varint(len(raw))) - 1
+        size = len(content) - len(raw) - len(varint(len(raw))) - 1
         if (
             size > REMEMBERED_BYTES
             or head.fault
@@ -150,15 +151,6 @@ def _only_raw(content: bytes | memoryview, start: int) -> bytes | memoryview | N
         if byte < 0x80:
             return content[at:] if len(content) - at == length else None
     return None
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _head(message: pb.ModelInferRequest) -> Head:

@@ -1,6 +1,6 @@
 """`scrutin.v1.EnsembleService`: the typed way to ask for a vote, one request at a time or many on a stream."""
 
-import asyncio
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,17 +11,15 @@ from scrutin.v1 import ensemble_pb2 as pb
 from scrutin.v1 import ensemble_pb2_grpc
 from serving.aggregator import Answer, Request
 from serving.catalog import Live, Model
-from serving.errors import Fault, InvalidRequest
+from serving.errors import InvalidRequest
 from serving.records import Outcome
 from serving.wire.codec import rows_from_bytes, rows_from_images
 from serving.wire.columns import PerBatch
 from serving.wire.exchange import GRPC, Serving, sooner
-from serving.wire.status import status
+from serving.wire.predict_stream import Stream
+from serving.wire.protobuf import delimited, tag, varint
 
 MICROSECONDS = 1e6
-
-IN_FLIGHT = 256
-"""Requests of one stream that are worked on at once; the next ones are read when an answer has gone out."""
 
 OUTCOMES = {
     Outcome.OK: pb.OUTCOME_OK,
@@ -55,42 +53,32 @@ class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
         if request.timeout_microseconds < 0:
             raise InvalidRequest(f"timeout_microseconds: found {request.timeout_microseconds}, expected 0 or more")
         own = request.timeout_microseconds / MICROSECONDS or None
-        made = partial(Request, model, arrived=arrived, policy=request.policy, timeout=sooner(own, remaining))
+        timeout = remaining if own is None else sooner(own, remaining)
         spec, kind = model.live.spec, request.WhichOneof("input")
         if kind == "tensor":
             tensor = request.tensor
-            return made(rows=rows_from_bytes(spec.input, tensor.datatype, tensor.shape, tensor.data))
+            rows = rows_from_bytes(spec.input, tensor.datatype, tensor.shape, tensor.data)
+            return Request(model, rows, arrived, request.policy, timeout)
         if kind == "images":
+            made = partial(Request, model, arrived=arrived, policy=request.policy, timeout=timeout)
             return from_images(made, model, request.images.files)
         raise InvalidRequest("found no input, expected a tensor or images")
 
     async def PredictStream(self, request_iterator: AsyncIterator[pb.PredictRequest], context: ServicerContext) -> None:
         """Answers as they come. A request that fails is answered with its error; the stream goes on."""
-        room = asyncio.Semaphore(IN_FLIGHT)
-        under_way: set[asyncio.Task[None]] = set()
 
-        def done(task: asyncio.Task[None]) -> None:
-            under_way.discard(task)
-            room.release()
+        def decode(request: pb.PredictRequest, arrived: float) -> Request | Awaitable[Request]:
+            return self._request(request, arrived, context.time_remaining())
 
+        stream = Stream(self._serving, decode, self._encoder.encode, context.write_soon)
         try:
             async for request in request_iterator:
-                await room.acquire()
-                task = asyncio.get_running_loop().create_task(self._predict_on_stream(request, context))
-                under_way.add(task)
-                task.add_done_callback(done)
-            await asyncio.gather(*under_way)
+                stream.take(request)
+                await stream.room()
+                await context.drained()
+            await stream.finished()
         finally:
-            for task in under_way:
-                task.cancel()
-
-    async def _predict_on_stream(self, request: pb.PredictRequest, context: ServicerContext) -> None:
-        try:
-            answer = await self._predict(request, context.time_remaining())
-        except Fault as fault:
-            error = pb.Error(code=status(fault).grpc.value[0], message=str(fault))
-            answer = pb.PredictResponse(ensemble=request.ensemble, id=request.id, error=error).SerializeToString()
-        await context.write(answer)
+            stream.leave()
 
     async def ListEnsembles(
         self, request: pb.ListEnsemblesRequest, context: ServicerContext
@@ -145,42 +133,75 @@ class Encoder:
 
     def __init__(self) -> None:
         self._common: PerBatch[bytes] = PerBatch()
+        self._columns: PerBatch[TypedColumns] = PerBatch()
 
     def encode(self, request_id: str, answer: Answer) -> bytes:
-        own = pb.PredictResponse(
-            id=request_id,
-            label=answer.labels,
-            label_index=answer.label_index.tolist(),
-            probabilities=answer.probabilities.ravel().tolist(),
-            agreement=answer.agreement.tolist(),
-            margin=answer.margin.tolist(),
-            exact=[answer.counted.exact] * answer.rows,
-            votes=answer.votes.ravel().tolist(),
-            latency_seconds=pb.LatencySeconds(queue=answer.queue_seconds, total=answer.total_seconds),
-        )
-        common = self._common.get(answer, answer.rows, lambda: _common(answer).SerializeToString())
-        return common + own.SerializeToString()
+        columns = self._columns.get(answer, None, lambda: TypedColumns(answer))
+        common = self._common.get(answer, answer.alike, lambda: _common(answer))
+        own_id = delimited(ID, request_id.encode()) if request_id else b""
+        latency = LATENCY.pack(LATENCY_TAG, QUEUE, answer.queue_seconds, TOTAL, answer.total_seconds)
+        return b"".join([common, own_id, latency, *columns.of(answer.start, answer.stop)])
 
 
-def _common(answer: Answer) -> pb.PredictResponse:
-    counted, share = answer.counted, answer.share
-    return pb.PredictResponse(
+class TypedColumns:
+    """The columns of a whole batch as the bytes of packed fields, from which each request takes its rows."""
+
+    def __init__(self, answer: Answer) -> None:
+        counted = answer.counted
+        result = counted.result
+        self._labels = [delimited(LABEL, label) for label in answer.live.label_bytes[result.label_index].tolist()]
+        self._integers = [
+            (LABEL_INDEX, [varint(index) for index in result.label_index.tolist()]),
+            (VOTES, [b"".join(map(varint, votes)) for votes in result.votes.tolist()]),
+        ]
+        self._numbers = [
+            (before, values.tobytes(), values.nbytes // counted.rows)
+            for before, values in (
+                (PROBABILITIES, result.probabilities),
+                (AGREEMENT, result.agreement),
+                (MARGIN, result.margin),
+                (EXACT, counted.exact),
+            )
+        ]
+
+    def of(self, start: int, stop: int) -> list[bytes]:
+        """The fields of these rows."""
+        return [
+            *self._labels[start:stop],
+            *[delimited(before, b"".join(rows[start:stop])) for before, rows in self._integers],
+            *[delimited(before, raw[start * size : stop * size]) for before, raw, size in self._numbers],
+        ]
+
+
+def _common(answer: Answer) -> bytes:
+    counted = answer.counted
+    common = pb.PredictResponse(
         ensemble=answer.live.name,
         version=answer.live.version,
         policy=counted.policy,
-        partial=counted.partial,
+        partial=answer.partial,
         members=[
             pb.MemberResult(
                 name=run.member,
                 outcome=OUTCOMES[run.outcome],
                 seconds=run.seconds,
-                device_seconds=run.device_seconds * share,
-                cost_usd=run.cost_usd * share,
+                device_seconds=run.device_seconds,
+                cost_usd=run.cost_usd,
             )
-            for run in counted.runs
+            for run in answer.members
         ],
         latency_seconds=pb.LatencySeconds(compute=counted.compute_seconds, vote=counted.vote_seconds),
         device_seconds=answer.device_seconds,
         cost_usd=answer.cost_usd,
         digest=answer.live.digest,
     )
+    return bytes(common.SerializeToString())
+
+
+FIELDS = pb.PredictResponse.DESCRIPTOR.fields_by_name
+ID, LABEL, LABEL_INDEX, VOTES, PROBABILITIES, AGREEMENT, MARGIN, EXACT = (
+    tag(FIELDS[name].number)
+    for name in ("id", "label", "label_index", "votes", "probabilities", "agreement", "margin", "exact")
+)
+LATENCY = struct.Struct("<2scdcd")  # the field `latency_seconds` with the two times that are a request's own
+LATENCY_TAG, QUEUE, TOTAL = tag(FIELDS["latency_seconds"].number) + varint(18), tag(1, 1), tag(4, 1)

@@ -136,18 +136,18 @@ class _FormReader:
 
 
 def _encode(answer: Answer) -> dict[str, Any]:
-    counted, share = answer.counted, answer.share
+    counted = answer.counted
     return {
         "predictions": _predictions(answer),
         "policy": counted.policy,
-        "partial": counted.partial,
+        "partial": answer.partial,
         "members": {
             run.member: {
                 "outcome": run.outcome.value,
                 "seconds": _short(run.seconds),
-                "cost_usd": _short(run.cost_usd * share),
+                "cost_usd": _short(run.cost_usd),
             }
-            for run in counted.runs
+            for run in answer.members
         },
         "latency_seconds": {
             "queue": _short(answer.queue_seconds),
@@ -172,15 +172,16 @@ def _predictions(answer: Answer) -> list[dict[str, Any]]:
             "probabilities": row,
             "agreement": agree,
             "margin": lead,
-            "exact": answer.counted.exact,
+            "exact": exact,
             "votes": {member: labels[vote] for member, vote in zip(members, votes, strict=True) if vote >= 0},
         }
-        for label, index, row, agree, lead, votes in zip(
+        for label, index, row, agree, lead, exact, votes in zip(
             answer.labels,
             answer.label_index.tolist(),
             probabilities,
             agreement,
             margin,
+            answer.exact.tolist(),
             answer.votes.tolist(),
             strict=True,
         )

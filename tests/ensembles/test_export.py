@@ -10,6 +10,8 @@ pytest.importorskip("torch")
 pytest.importorskip("skl2onnx")
 
 import torch
+from onnx import helper
+from scipy.special import softmax
 from sklearn.ensemble import RandomForestClassifier
 from torch import nn
 
@@ -73,6 +75,20 @@ def test_a_row_gets_the_same_answer_in_any_batch(exported: dict[str, bytes], nam
     assert found == pytest.approx(export.run(exported[name], ROWS)[:size], abs=1e-6)
 
 
+def test_a_net_may_call_its_tensors_like_the_preprocessing() -> None:
+    class Mean(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            mean = image.mean(dim=(2, 3))
+            return torch.cat([mean, 1 - mean], dim=1)
+
+    shade = Input("image", "UINT8", (8, 8), scale=1 / 16, layout="NHW", mean=(0.5,), std=(0.1,))
+    model = export.from_torch(Mean(), shade, ROWS)
+
+    assert export.run(model, ROWS)[:, 0] == pytest.approx(
+        1 / (1 + np.exp(1 - 2 * (ROWS.mean(axis=(1, 2)) / 16 - 0.5) / 0.1)), abs=1e-5
+    )
+
+
 def test_the_graph_answers_like_its_source(exported: dict[str, bytes]) -> None:
     assert export.run(exported["forest"], ROWS) == pytest.approx(forest().predict_proba(PIXELS.prepare(ROWS)), abs=1e-6)
 
@@ -87,6 +103,26 @@ def test_the_module_stays_as_it_was() -> None:
     export.from_torch(module, IMAGE, ROWS)
 
     assert module.training and next(module.parameters()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("ends", [[], ["Softmax"]])
+def test_somebodys_file_gets_the_preprocessing_that_it_expects(ends: list[str]) -> None:
+    weights = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "scale"], ["raw"])]
+    nodes += [helper.make_node(end, ["raw"], ["out"]) for end in ends]
+    graph = helper.make_graph(
+        nodes,
+        "theirs",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 1, 8, 8])],
+        [helper.make_tensor_value_info("out" if ends else "raw", onnx.TensorProto.FLOAT, ["n", 3])],
+        [onnx.numpy_helper.from_array(weights, "scale")],
+    )
+    theirs = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    shade = Input("image", "UINT8", (8, 8), scale=1 / 16, layout="NHW", mean=(0.5,), std=(0.3,))
+    model = export.from_onnx(theirs.SerializeToString(), shade, ROWS)
+
+    logits = shade.prepare(ROWS).reshape(40, 64) @ weights
+    assert export.run(model, ROWS) == pytest.approx(softmax(logits, axis=1), abs=1e-5)
 
 
 def test_two_exports_are_the_same_bytes(exported: dict[str, bytes]) -> None:
@@ -134,6 +170,13 @@ def test_a_difference_that_grows_with_the_batch_is_found(exported: dict[str, byt
 
     with pytest.raises(ExportError, match=r"found a worst difference of 0\.0002 in a batch of 7"):
         export.check_parity(exported["net"], ROWS, expected)
+
+
+def test_the_worst_difference_that_is_tolerated_is_told(exported: dict[str, bytes]) -> None:
+    expected = export.run(exported["net"], ROWS)
+    expected[6] += 5e-5
+
+    assert export.check_parity(exported["net"], ROWS, expected) == pytest.approx(5e-5, rel=0.01)
 
 
 def test_no_number_is_no_answer(exported: dict[str, bytes]) -> None:

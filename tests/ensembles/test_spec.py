@@ -283,7 +283,6 @@ def test_a_picture_has_a_finite_range_that_is_not_empty(values: list[float]) -> 
         (("members", 1, "calibration"), "members[1].calibration.author"),
         (("members", 0, "run_on"), "members[0].run_on.author"),
         (("vote",), "vote.author"),
-        (("policies",), "policies.author"),
         (("limits",), "limits.author"),
     ],
 )

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensembles.tally import SUM_TOLERANCE, BadVote, Tally
-from ensembles.votes import Ballot, Rule, vote
+from ensembles.tally import BadVote, Tally
+from ensembles.votes import SUM_TOLERANCE, Ballot, Rule, vote
 
 ROWS, CLASSES = 2, 3
 BALLOT = Ballot(Rule.PROBABILITY_AVERAGE, np.array([1.0, 2.0, 1.0]), np.arange(3))
@@ -37,7 +37,7 @@ def test_it_is_complete_with_the_last_member(tally: Tally) -> None:
 def test_it_answers_with_the_votes_that_are_there(tally: Tally) -> None:
     tally.enter(0, FIRST)
     tally.enter(1, SECOND)
-    result = tally.answer()
+    result, _ = tally.answer()
 
     table = np.stack([FIRST, SECOND], axis=1)
     alone = vote(table, Ballot(BALLOT.rule, BALLOT.weights[:2], np.arange(2)))
@@ -54,7 +54,7 @@ def test_the_order_in_which_members_answer_changes_nothing() -> None:
         tally = Tally(BALLOT, ROWS, CLASSES)
         for member in order:
             tally.enter(member, columns[member])
-        answers.append(tally.answer())
+        answers.append(tally.answer()[0])
 
     assert len({answer.probabilities.tobytes() for answer in answers}) == 1
     assert len({answer.label_index.tobytes() for answer in answers}) == 1
@@ -75,7 +75,7 @@ def test_the_order_in_which_members_answer_changes_nothing() -> None:
 def test_probabilities_of_any_precision_are_votes(tally: Tally, scores: Any) -> None:
     tally.enter(0, scores)
 
-    assert tally.answer().label_index.tolist() == scores.argmax(axis=1).tolist()
+    assert tally.answer()[0].label_index.tolist() == scores.argmax(axis=1).tolist()
 
 
 NAN, INF = np.nan, np.inf
@@ -105,4 +105,4 @@ def test_what_is_no_vote_is_refused_in_one_line_and_leaves_the_column_empty(
 
     assert len(str(fault.value).splitlines()) == 1
     assert tally.votes == 1
-    assert tally.answer().votes.tolist() == [[0, -1, -1], [1, -1, -1]]
+    assert tally.answer()[0].votes.tolist() == [[0, -1, -1], [1, -1, -1]]

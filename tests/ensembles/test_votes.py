@@ -235,6 +235,7 @@ def test_types_and_shapes_are_those_of_the_wire() -> None:
         "label_index": ("int64", (4,)),
         "probabilities": ("float32", (4, 3)),
         "votes": ("int64", (4, 3)),
+        "agrees": ("bool", (4, 3)),
         "agreement": ("float32", (4,)),
         "margin": ("float32", (4,)),
     }
@@ -323,7 +324,7 @@ def test_the_order_of_members_changes_nothing(election: Election, data: st.DataO
     order = np.array(data.draw(st.permutations(range(election.scores.shape[1]))))
     found, before = election.of_members(order).result(), election.result()
 
-    assert_same(found, replace(before, votes=before.votes[:, order]))
+    assert_same(found, replace(before, votes=before.votes[:, order], agrees=before.agrees[:, order]))
 
 
 @settings(deadline=None, max_examples=100)
@@ -338,6 +339,7 @@ def test_each_row_is_answered_by_itself(election: Election, data: st.DataObject)
             before.label_index[order],
             before.probabilities[order],
             before.votes[order],
+            before.agrees[order],
             before.agreement[order],
             before.margin[order],
         ),

@@ -68,8 +68,9 @@ def telemetry() -> Telemetry:
     return Telemetry(Ledger(3600.0))
 
 
-def run(member: str, outcome: Outcome = Outcome.OK, seconds: float = 0.0) -> MemberRun:
-    return MemberRun(member, outcome, "cpu", seconds, seconds / 2, seconds / 4)
+def run(member: str, outcome: Outcome = Outcome.OK, seconds: float = 0.0, rows: int = 1) -> MemberRun:
+    ran = 0 if outcome is Outcome.SKIPPED else rows
+    return MemberRun(member, outcome, "cpu", ran, seconds, seconds / 2, seconds / 4)
 
 
 def counted(votes: list[list[int]], answer: list[int], runs: list[MemberRun]) -> Counted:
@@ -78,10 +79,12 @@ def counted(votes: list[list[int]], answer: list[int], runs: list[MemberRun]) ->
         np.array(answer),
         np.full((n, 2), 0.5, np.float32),
         np.array(votes),
+        np.array(votes) == np.array(answer)[:, None],
         np.ones(n, np.float32),
         np.ones(n, np.float32),
     )
-    return Counted("e", "full", n, result, tuple(runs), True, compute_seconds=0.002, vote_seconds=0.0003)
+    exact = np.ones(n, np.bool_)
+    return Counted("e", "full", n, result, runs, exact, None, compute_seconds=0.002, vote_seconds=0.0003)
 
 
 # ------------------------------------------------------------------------------------------------------- names and labels
@@ -197,7 +200,8 @@ def test_a_request_that_named_nothing_that_exists_makes_no_series_of_its_own(tel
 
 
 def test_runs_are_counted_by_outcome_and_what_they_cost(telemetry: Telemetry) -> None:
-    telemetry.runs("e", "full", 4, [run("a", seconds=0.8), run("b", Outcome.FAILED, 0.4), run("c", Outcome.SKIPPED)])
+    four = [run("a", seconds=0.8, rows=4), run("b", Outcome.FAILED, 0.4, rows=4), run("c", Outcome.SKIPPED)]
+    telemetry.runs("e", "full", 4, four)
     telemetry.runs("e", "member:a", 1, [run("a", seconds=0.4), run("b", Outcome.SKIPPED), run("c", Outcome.LATE, 1.2)])
 
     rows = "ensemble_member_rows_total"
@@ -217,7 +221,7 @@ def test_runs_are_counted_by_outcome_and_what_they_cost(telemetry: Telemetry) ->
 
 def test_who_voted_for_another_class_dissented_and_who_did_not_vote_did_not(telemetry: Telemetry) -> None:
     votes = [[0, 1, -1], [1, 1, -1], [1, 0, -1]]
-    runs = [run("a"), run("b"), run("c", Outcome.FAILED)]
+    runs = [run("a", rows=3), run("b", rows=3), run("c", Outcome.FAILED, rows=3)]
     telemetry.batch(counted(votes, [0, 1, -1], runs))
 
     assert value(telemetry, "ensemble_dissents_total", member="a") == 1, "an abstention is not what a voted for"
@@ -248,7 +252,9 @@ async def test_what_members_cost_and_what_was_idle_is_the_price_of_the_time_that
         with device.occupation() as one, device.occupation() as other:
             pass
         spent = [
-            MemberRun(name, Outcome.OK, "cpu", each.seconds, each.device_seconds, ledger.cost_usd(each.device_seconds))
+            MemberRun(
+                name, Outcome.OK, "cpu", 1, each.seconds, each.device_seconds, ledger.cost_usd(each.device_seconds)
+            )
             for name, each in (("a", one), ("b", other))
         ]
         telemetry.runs("e", "full", 1, spent)

@@ -1,0 +1,180 @@
+"""A search can be killed at any moment; in the end there is the pool that would have been there anyhow."""
+
+import json
+import signal
+from collections import Counter
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from ensembles.commands.search import advice, table
+from ensembles.training import chance, fleet, images, loop, recipes, search
+from ensembles.training.experiment import MODEL, HopelessError
+from ensembles.training.search import Order, SearchError
+from ensembles.votes import Ballot, Rule, vote
+
+SPACE = {
+    "architecture": ["linear", "mlp", "convnet"],
+    "width": [2, 3],
+    "size": [4, 8],
+    "epochs": [2],
+    "batch_size": [8],
+    "learning_rate": [0.01, 0.3],
+    "augment": [["flip"], ["flip", "crop"], []],
+}
+
+
+@pytest.fixture
+def space(recipe):
+    """A recipe's content that has this search space, with changes."""
+    return lambda **changes: recipe() | {"search": SPACE | changes}
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Trains one after another without a process for each, which takes seconds to start; the search is the same."""
+
+    def train(experiments, decoded, jobs, device, told, ended):
+        for experiment in experiments:
+            try:
+                loop.train(
+                    experiment, images.load(decoded), device, lambda done, epoch: told(fleet.News("", done, epoch))
+                )
+            except HopelessError as error:
+                ended(experiment, str(error))
+            else:
+                ended(experiment, "")
+
+    monkeypatch.setattr(fleet, "train", train)
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """Searches in a folder, and gives what came of it."""
+
+    def find(content, trials, folder="pool", told=lambda news: None, storage=""):
+        wanted = recipes.from_mapping(content)
+        return search.search(
+            Order(wanted, tmp_path / folder, trials, storage, "cpu", 1), lambda done, total: None, told
+        )
+
+    return find
+
+
+def models(folder):
+    return {run.name: (run / MODEL).read_bytes() for run in folder.iterdir() if (run / MODEL).exists()}
+
+
+def states(folder):
+    (name,) = optuna.get_all_study_names(f"sqlite:///{folder / search.DATABASE}")
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{folder / search.DATABASE}")
+    return [trial.state for trial in study.get_trials()]
+
+
+class Killed(BaseException):
+    """Stops a search as a signal would."""
+
+
+def killed_after(calls):
+    left = [calls]
+
+    def told(news):
+        left[0] -= 1
+        if not left[0]:
+            raise Killed
+
+    return told
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_pool(space, pool, command, tmp_path, in_this_process):
+    """SIGKILL to the whole, then twice in the midst of a training: no trial is counted twice, none is lost."""
+    content = space(epochs=[30], architecture=["mlp", "linear"])
+    process = command(content, "--trials", "3", "--jobs", "1", name="search")
+    next(line for line in process.stderr if "epoch" in line)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    folder = tmp_path / "runs"
+    assert states(folder) == [TrialState.RUNNING]
+    for calls in (30, 230):
+        with pytest.raises(Killed):
+            pool(content, 3, "runs", killed_after(calls))
+    assert states(folder) == [TrialState.COMPLETE, TrialState.RUNNING]
+    found = pool(content, 3, "runs")
+    assert states(folder) == [TrialState.COMPLETE] * 3
+    whole = pool(content, 3)
+    assert models(folder) == models(tmp_path / "pool")
+    assert [(each.member.name, each.accuracy, each.weight) for each in found.members] == [
+        (each.member.name, each.accuracy, each.weight) for each in whole.members
+    ]
+
+
+def test_a_member_whose_end_the_study_was_not_told_is_not_trained_again(
+    space, pool, tmp_path, in_this_process, monkeypatch
+):
+    tell = optuna.Study.tell
+
+    def killed(*_, **__):
+        raise Killed
+
+    monkeypatch.setattr(optuna.Study, "tell", killed)
+    with pytest.raises(Killed):
+        pool(space(), 1)
+    monkeypatch.setattr(optuna.Study, "tell", tell)
+    news = []
+    found = pool(space(), 1, told=news.append)
+    assert not news
+    assert [each.member.name for each in found.members] == list(models(tmp_path / "pool"))
+    assert states(tmp_path / "pool") == [TrialState.COMPLETE]
+
+
+def test_more_trials_join_the_pool_and_the_vote_is_what_the_weights_say(space, pool, tmp_path, in_this_process):
+    pool(space(), 1)
+    (first,) = models(tmp_path / "pool").items()
+    found = pool(space(), 3)
+    assert first in models(tmp_path / "pool").items()
+    assert len(found.members) == 3
+    assert [each.accuracy.value for each in found.members] == sorted(
+        (each.accuracy.value for each in found.members), reverse=True
+    )
+    rows = images.load(next((tmp_path / "pool" / images.CACHE).iterdir()))
+    calibration = chance.split(rows.y, 12, 0).calibration
+    chosen = [each for each in found.members if each.weight]
+    weights = np.array([each.weight for each in chosen], float)
+    ballot = Ballot(Rule.PROBABILITY_AVERAGE, weights, np.arange(len(chosen)))
+    scores = np.stack([each.experiment.scores() for each in chosen], axis=1)
+    assert found.vote.value == (vote(scores, ballot).label_index == rows.y[calibration]).mean()
+    assert json.loads((tmp_path / "pool" / search.SELECTION).read_text()) == search.as_json(found)
+    again = pool(space(), 2)  # there are three
+    assert [each.weight for each in again.members] == [each.weight for each in found.members]
+
+
+def test_a_trial_that_diverges_fails_and_the_others_go_on(space, pool, tmp_path, in_this_process):
+    wild = {"epochs": [9], "weight_decay": [0.0005, 1.0], "learning_rate": [100.0, 100.0], "schedule": ["constant"]}
+    found = pool(space(architecture=["linear"], **wild), 4)
+    counted = Counter(states(tmp_path / "pool"))
+    assert counted[TrialState.FAIL] == len(found.failed) > 0
+    assert counted[TrialState.COMPLETE] == len(found.members) > 0
+    assert "found a loss of" in found.failed[0]
+    assert f"{len(found.failed)} of the trials came to nothing; the first: {found.failed[0]}" in advice(found, "tiny")
+
+
+def test_if_no_member_could_be_trained_the_first_reason_is_told(space, pool, in_this_process):
+    wild = {"epochs": [9], "weight_decay": [1.0], "learning_rate": [100.0, 100.0], "schedule": ["constant"]}
+    with pytest.raises(SearchError, match=r"found no member that could be trained: .*: found a loss of"):
+        pool(space(architecture=["linear"], **wild), 1)
+
+
+def test_the_table_has_intervals_and_weights_and_says_what_the_rows_were_used_for(space, pool, in_this_process):
+    found = pool(space(architecture=["linear"]), 1)
+    (member,) = found.members
+    head, line, last = table(found).splitlines()
+    assert head.split("  ")[0] == "member"
+    assert line.startswith(member.member.name)
+    assert f"{member.accuracy.value:.1%}, {member.accuracy.low:.1%} to {member.accuracy.high:.1%}" in line
+    assert line.endswith("  1")
+    assert last.startswith("vote")
+    said = advice(found, "tiny")
+    assert "These 12 calibration rows have chosen the members and their weights" in said
+    assert said.splitlines()[-1] == f"Next: ensembles export {member.experiment.path} --to models/tiny --data HELD_OUT"
