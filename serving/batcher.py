@@ -18,7 +18,7 @@ from ensembles.tally import Tally
 from ensembles.votes import Mask
 from serving.batch_queue import BatchQueue
 from serving.course import Course, courses
-from serving.errors import BelowQuorum, DeadlinePassed, Fault, Internal
+from serving.errors import BelowQuorum, DeadlinePassed, Fault, Internal, InvalidRequest
 from serving.ledger import Account, Ledger
 from serving.records import Counted, MemberRun, Outcome
 from serving.statistics import Statistics
@@ -160,7 +160,11 @@ class Batcher:
     async def _run(self, batch: list[Entry]) -> None:
         self._running += batch
         try:
-            counted = await self.count(_joined(batch), batch[0].policy, batch)
+            rows = _joined(batch)
+            if not _finite(rows):
+                batch = self._finite_ones(batch)
+                rows = _joined(batch)
+            counted = await self.count(rows, batch[0].policy, batch)
         except Fault as fault:
             for entry in batch:
                 entry.refuse(fault)
@@ -175,6 +179,19 @@ class Batcher:
                 start += len(entry.rows)
         finally:
             self._running = [entry for entry in self._running if not entry.gone]
+
+    def _finite_ones(self, batch: Sequence[Entry]) -> list[Entry]:
+        """Refuse those whose numbers are none; the others. Raises InvalidRequest when there is no other."""
+        fault = InvalidRequest(f"input {self._spec.input.name!r}: found NaN or infinity, expected finite numbers")
+        others = []
+        for entry in batch:
+            if _finite(entry.rows):
+                others.append(entry)
+            else:
+                entry.refuse(fault)
+        if not others:
+            raise fault
+        return others
 
     async def count(self, rows: Rows, policy: str, batch: Sequence[Entry] = ()) -> Counted:
         """Run the members that `policy` asks for over `rows` and count their votes. Raises BelowQuorum."""
@@ -274,3 +291,14 @@ class Batcher:
 
 def _joined(batch: Sequence[Entry]) -> Rows:
     return batch[0].rows if len(batch) == 1 else np.concatenate([entry.rows for entry in batch])
+
+
+def _finite(rows: Rows) -> bool:
+    """Whether no number is NaN or infinite. Looked at batch by batch: for all requests in it, that costs what it costs for one.
+
+    A finite sum of squares proves it at a tenth of the price; only where that overflows does one have to look at each.
+    """
+    if rows.dtype.kind != "f":
+        return True
+    flat = rows.ravel()
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())

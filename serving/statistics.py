@@ -54,7 +54,8 @@ class ModelStatistics:
 
     def as_message(self) -> dict[str, Any]:
         """The fields of the protocol's ModelStatistics; all durations are there, since clients read them unchecked."""
-        nothing = Duration(self.success.count + self.within.count).as_message()
+        answered = self.success.count + self.within.count
+        nothing = Duration(answered).as_message()
         return {
             "last_inference": self.last_inference_ms,
             "inference_count": self.rows,
@@ -62,9 +63,9 @@ class ModelStatistics:
             "inference_stats": {
                 "success": self.success.as_message(self.within),
                 "fail": self.fail.as_message(),
-                "queue": self.queue.as_message(Duration(self.within.count)),
+                "queue": Duration(answered, self.queue.seconds).as_message(),
                 "compute_input": nothing,
-                "compute_infer": self.compute.as_message(self.within),
+                "compute_infer": Duration(answered, self.compute.seconds + self.within.seconds).as_message(),
                 "compute_output": nothing,
                 "cache_hit": Duration().as_message(),
                 "cache_miss": Duration().as_message(),
@@ -93,9 +94,10 @@ class Statistics:
     def answered(self, model: str, queue_seconds: float, compute_seconds: float, total_seconds: float) -> None:
         """Count a request to `model` that was answered."""
         statistics = self._models[model]
-        statistics.queue.add(queue_seconds)
-        statistics.compute.add(compute_seconds)
-        statistics.success.add(total_seconds)
+        statistics.success.count += 1
+        statistics.success.seconds += total_seconds
+        statistics.queue.seconds += queue_seconds
+        statistics.compute.seconds += compute_seconds
 
     def failed(self, model: str, seconds: float) -> None:
         """Count a request to `model` that was not."""

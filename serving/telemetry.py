@@ -1,7 +1,6 @@
 """Every series that `GET /metrics` shows, by the names of the contract. One call a request, one or two a batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -9,25 +8,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from serving.ledger import Ledger
 from serving.records import Counted, MemberRun, Outcome
-from serving.series import Counter, Histogram
+from serving.series import Count, Counter, Distribution, Histogram
 
 SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """From 250 µs, since small members answer in less than a millisecond; each twice the last."""
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
-
-@dataclass(slots=True)
-class Handled:
-    """One request, answered or not. `ensemble` and `policy` are "" where the request named none that exists."""
-
-    ensemble: str
-    policy: str
-    protocol: str
-    code: str
-    rows: int
-    seconds: float
-    queue_seconds: float = 0.0
 
 
 class Telemetry:
@@ -63,7 +49,7 @@ class Telemetry:
         )
         self._shed = self._counter("shed", "Requests refused before they cost anything", "ensemble", "reason")
         self.registry.register(_Idle(ledger))
-        self._of_request: dict[tuple[str, ...], tuple[Any, ...]] = {}
+        self._of_answered: dict[tuple[str, str, str], tuple[Count, Distribution, Count, Distribution]] = {}
         self._of_member: dict[tuple[str, str, str], tuple[Any, ...]] = {}
         self._of_batch: dict[str, tuple[Any, ...]] = {}
 
@@ -77,25 +63,29 @@ class Telemetry:
         self.registry.register(histogram)
         return histogram
 
-    def request(self, handled: Handled) -> None:
-        """Count one request."""
-        key = (handled.ensemble, handled.policy, handled.protocol, handled.code)
-        series = self._of_request.get(key)
+    def answered(
+        self, ensemble: str, policy: str, protocol: str, rows: int, queue_seconds: float, seconds: float
+    ) -> None:
+        """Count one request that was answered."""
+        key = (ensemble, policy, protocol)
+        series = self._of_answered.get(key)
         if series is None:
-            ensemble, policy = handled.ensemble, handled.policy
-            answered = handled.code == "OK"
-            series = self._of_request[key] = (
-                self._requests.of(*key),
+            series = self._of_answered[key] = (
+                self._requests.of(*key, "OK"),
                 self._request_seconds.of(ensemble, policy),
-                self._predictions.of(ensemble, policy) if answered else None,
-                self._queue_seconds.of(ensemble) if answered else None,
+                self._predictions.of(ensemble, policy),
+                self._queue_seconds.of(ensemble),
             )
-        requests, seconds, predictions, queued = series
-        requests.add(1)
-        seconds.add(handled.seconds)
-        if predictions is not None:
-            predictions.add(handled.rows)
-            queued.add(handled.queue_seconds)
+        requests, request_seconds, predictions, queued = series
+        requests.value += 1
+        request_seconds.add(seconds)
+        predictions.value += rows
+        queued.add(queue_seconds)
+
+    def failed(self, ensemble: str, policy: str, protocol: str, code: str, seconds: float) -> None:
+        """Count one that was not. `ensemble` and `policy` are "" where the request named none that exists."""
+        self._requests.of(ensemble, policy, protocol, code).add(1)
+        self._request_seconds.of(ensemble, policy).add(seconds)
 
     def runs(self, ensemble: str, policy: str, rows: int, runs: Sequence[MemberRun]) -> None:
         """Count what the members did for a batch and what that cost, whether or not an answer came of it."""

@@ -112,6 +112,12 @@ class Column:
             return b"".join(self._elements[start:stop])
         return self._raw[start * self._row_bytes : stop * self._row_bytes]
 
+    def rows(self) -> list[bytes]:
+        """The raw bytes of each row."""
+        if self.output.datatype == "BYTES":
+            return self._elements
+        return [self._raw[at : at + self._row_bytes] for at in range(0, len(self._raw), self._row_bytes)]
+
     def values(self, start: int, stop: int) -> list[Any] | NDArray[Any]:
         """Flat, for JSON."""
         values = self._values[start:stop]

@@ -13,7 +13,7 @@ from serving.batcher import Entry
 from serving.catalog import Catalog
 from serving.errors import Fault, Internal
 from serving.statistics import Statistics
-from serving.telemetry import Handled, Telemetry
+from serving.telemetry import Telemetry
 from serving.wire.status import status
 
 log = logging.getLogger(__name__)
@@ -104,8 +104,8 @@ class Exchange:
         serving, answer = self._serving, self._serving.aggregator.collect(self._request, entry)
         counted, total = answer.counted, answer.total_seconds
         serving.statistics.answered(self._model_name, answer.queue_seconds, counted.compute_seconds, total)
-        serving.telemetry.request(
-            Handled(answer.live.name, counted.policy, self._protocol, "OK", answer.rows, total, answer.queue_seconds)
+        serving.telemetry.answered(
+            answer.live.name, counted.policy, self._protocol, answer.rows, answer.queue_seconds, total
         )
         return answer
 
@@ -124,7 +124,7 @@ class Exchange:
         model = self._serving.catalog.models.get(self._model_name)
         seconds = time.perf_counter() - self.arrived
         ensemble = model.live.name if model else ""
-        self._serving.telemetry.request(Handled(ensemble, self._policy(), self._protocol, code, 0, seconds))
+        self._serving.telemetry.failed(ensemble, self._policy(), self._protocol, code, seconds)
 
     def _policy(self) -> str:
         request = self._request

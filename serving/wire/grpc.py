@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -46,11 +47,17 @@ class Aborted(Exception):
 class Context:
     """What a servicer is told of its call: the part of `grpc.aio.ServicerContext` that servicers here use."""
 
-    def __init__(self, timeout: float | None, outbox: "Outbox") -> None:
-        """`write_soon` puts a serialised message on a stream; `drained` waits while too much is there that nobody reads."""
+    def __init__(self, timeout: float | None, call: "GrpcCall") -> None:
         self._until = None if timeout is None else time.perf_counter() + timeout
-        self.write_soon = outbox.put
-        self.drained = outbox.drained
+        self._call = call
+
+    def write_soon(self, message: bytes) -> None:
+        """Put a serialised message on the stream."""
+        self._call.outbox.put(message)
+
+    async def drained(self) -> None:
+        """Wait while too much is on the stream that nobody reads."""
+        await self._call.outbox.drained()
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline; None without one."""
@@ -133,8 +140,12 @@ class GrpcCall:
         self._max_bytes = max_bytes
         self._encoding = ""
         self._started = False
-        self._outbox = Outbox(self._write_frames)
         self._serialise: Callable[[Message], bytes] = Message.SerializeToString
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """Of a stream."""
+        return Outbox(self._write_frames)
 
     async def serve(self, methods: Methods, path: str, headers: Mapping[bytes, bytes], complete: Complete) -> None:
         """Answer with a message and a status, whatever happens. `complete` is called once the request is read whole."""
@@ -142,7 +153,7 @@ class GrpcCall:
             if b"grpc-encoding" in headers:
                 self._encoding = headers[b"grpc-encoding"].decode("latin-1")
             timeout = _timeout(headers[b"grpc-timeout"]) if b"grpc-timeout" in headers else None
-            context = Context(timeout, self._outbox)
+            context = Context(timeout, self)
             handler = methods.find(path)
             self._serialise = handler.response_serializer
             if handler.request_streaming or handler.response_streaming:
@@ -183,8 +194,8 @@ class GrpcCall:
             responses = handler.unary_stream(request, context)
         if isinstance(responses, AsyncIterator):
             async for response in responses:
-                self._outbox.put(response if isinstance(response, bytes) else self._serialise(response))
-                await self._outbox.drained()
+                self.outbox.put(response if isinstance(response, bytes) else self._serialise(response))
+                await self.outbox.drained()
         else:
             await responses
         await self._finish(StatusCode.OK, "")
@@ -199,7 +210,8 @@ class GrpcCall:
         fields = [(b"grpc-status", b"%d" % code.value[0]), *more]
         if details:
             fields.append((b"grpc-message", quote(details, safe=" !#$&'()*+,/:;=?@[]").encode()))
-        await self._outbox.emptied()
+        if "outbox" in self.__dict__:
+            await self.outbox.emptied()
         if self._started:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             await self._send({"type": "http.response.trailers", "headers": fields})

@@ -252,12 +252,13 @@ def _refusal(fault: Fault) -> Reply:
 
 async def _send(reply: Reply, accept_encoding: str, head_only: bool, send: Send) -> None:
     body, headers = reply.body, [(b"content-type", reply.content_type), *reply.headers]
-    accepted = [part.strip() for part in accept_encoding.lower().split(",")] if accept_encoding else []
-    encoding = next((name for name in WINDOW_BITS if name in accepted), None)
-    # Who names one encoding alone wants it (tritonclient); a browser's list is no reason to spend time on a small answer.
-    if reply.may_compress and encoding and (len(accepted) == 1 or len(body) > WORTH_COMPRESSING):
-        body = compressed(body, encoding)
-        headers.append((b"content-encoding", encoding.encode()))
+    if accept_encoding and reply.may_compress:
+        accepted = [part.strip() for part in accept_encoding.lower().split(",")]
+        encoding = next((name for name in WINDOW_BITS if name in accepted), None)
+        # Who names one encoding alone wants it (tritonclient); a browser's list is no reason to spend time on a small answer.
+        if encoding and (len(accepted) == 1 or len(body) > WORTH_COMPRESSING):
+            body = compressed(body, encoding)
+            headers.append((b"content-encoding", encoding.encode()))
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head_only else body})

@@ -18,6 +18,7 @@ from serving.errors import Unsupported
 from serving.wire.codec import TRITON_TYPES
 from serving.wire.columns import (
     ALL_OUTPUTS,
+    Column,
     Columns,
     Output,
     Parameter,
@@ -28,7 +29,7 @@ from serving.wire.columns import (
 )
 from serving.wire.exchange import GRPC, Serving, sooner
 from serving.wire.oip_request import Head, InferRequest, Reader
-from serving.wire.protobuf import delimited, parameter, tag
+from serving.wire.protobuf import delimited, parameter, tag, varint
 
 PLATFORM = "scrutin"
 
@@ -170,18 +171,21 @@ class Encoder:
     def __init__(self) -> None:
         self._columns = Columns()
         self._common: PerBatch[bytes] = PerBatch()
+        self._single: PerBatch[list[bytes]] = PerBatch()
         self._lasting: dict[tuple[Any, ...], bytes] = {}
 
     def encode(self, head: Head, answer: Answer) -> bytes:
+        common = self._common_part(head.model_name, answer, head.outputs)
+        queue = varint(queue_microseconds(answer))
+        own_id = delimited(ID, head.request_id.encode()) if head.request_id else b""
+        return b"".join([common, BEFORE_QUEUE_US[len(queue)], queue, own_id, self._outputs(head.outputs, answer)])
+
+    def _outputs(self, outputs: tuple[Output, ...], answer: Answer) -> bytes:
+        columns = self._columns.of(answer, outputs)
+        if answer.rows == 1:
+            return self._single.get(answer, outputs, lambda: _row_by_row(columns))[answer.start]
         start, stop = answer.start, answer.stop
-        parts = [
-            self._common_part(head.model_name, answer, head.outputs),
-            parameter(PARAMETERS, b"ensemble_queue_us", queue_microseconds(answer)),
-        ]
-        if head.request_id:
-            parts.append(delimited(ID, head.request_id.encode()))
-        columns = self._columns.of(answer, head.outputs)
-        return b"".join(parts + [delimited(RAW_OUTPUT_CONTENTS, column.raw(start, stop)) for column in columns])
+        return b"".join([delimited(RAW_OUTPUT_CONTENTS, column.raw(start, stop)) for column in columns])
 
     def _common_part(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
         return self._common.get(
@@ -209,6 +213,12 @@ def _of_all(model_name: str, answer: Answer, outputs: Sequence[Output]) -> bytes
     return bytes(response.SerializeToString()) + _parameters(parameters_of_all(answer))
 
 
+def _row_by_row(columns: Sequence[Column]) -> list[bytes]:
+    """The output fields of each row of a batch, for requests of one row."""
+    framed = [[delimited(RAW_OUTPUT_CONTENTS, row) for row in column.rows()] for column in columns]
+    return list(map(b"".join, zip(*framed, strict=True)))
+
+
 def _parameters(values: dict[str, Parameter]) -> bytes:
     return b"".join([parameter(PARAMETERS, name.encode(), value) for name, value in values.items()])
 
@@ -217,3 +227,7 @@ ID, PARAMETERS, RAW_OUTPUT_CONTENTS = (
     tag(pb.ModelInferResponse.DESCRIPTOR.fields_by_name[name].number)
     for name in ("id", "parameters", "raw_output_contents")
 )
+BEFORE_QUEUE_US = [
+    parameter(PARAMETERS, b"ensemble_queue_us", 1 << 7 * size - 1)[:-size] if size else b"" for size in range(10)
+]
+"""What stands before the time in the queue, by the bytes that it takes."""

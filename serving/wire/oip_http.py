@@ -1,7 +1,7 @@
 """The Open Inference Protocol over HTTP: JSON, with tensors as JSON or as binary behind it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -47,10 +47,12 @@ class JsonHead:
     policy: str
     timeout: float | None
     wanted: Wanted
+    outputs: tuple[Output, ...] = field(init=False)
+    all_binary: bool = field(init=False)
 
-    @property
-    def outputs(self) -> tuple[Output, ...]:
-        return tuple([output for output, _ in self.wanted])
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outputs", tuple([output for output, _ in self.wanted]))
+        object.__setattr__(self, "all_binary", all(as_binary for _, as_binary in self.wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Inference:
         self._serving = serving
         self._columns = Columns()
         self._common: PerBatch[bytes] = PerBatch()
+        self._single: PerBatch[list[bytes]] = PerBatch()
 
     async def infer(self, name: str, version: str, body: bytes, header_length: str) -> HttpAnswer:
         """Answer a request. `header_length`: the text of Inference-Header-Content-Length, "" without one. Raises a Fault."""
@@ -87,20 +90,28 @@ class Inference:
         columns = self._columns.of(answer, head.outputs)
         queue = b',"ensemble_queue_us":%d}' % queue_microseconds(answer)
         own_id = b',"id":' + orjson.dumps(head.request_id) if head.request_id else b""
+        text = b"".join([self._common_part(name, head, columns, answer), queue, own_id, b"}"])
+        if head.all_binary and answer.rows == 1:
+            single = self._single.get(answer, head.outputs, lambda: _row_by_row(columns))
+            return HttpAnswer(text + single[answer.start], len(text))
         binary = [
             column.raw(answer.start, answer.stop)
             for column, (_, as_binary) in zip(columns, head.wanted, strict=True)
             if as_binary
         ]
-        text = b"".join([self._common_part(name, head.wanted, columns, answer), queue, own_id, b"}"])
         return HttpAnswer(b"".join([text, *binary]), len(text) if binary else None)
 
-    def _common_part(self, name: str, wanted: Wanted, columns: Sequence[Column], answer: Answer) -> bytes:
+    def _common_part(self, name: str, head: JsonHead, columns: Sequence[Column], answer: Answer) -> bytes:
         """The JSON up to the parameters' last one. Requests of a batch share it when they have as many rows, all binary."""
-        if not all(as_binary for _, as_binary in wanted):
-            return _common(name, wanted, columns, answer)
-        key = (name, answer.alike, wanted)
-        return self._common.get(answer, key, lambda: _common(name, wanted, columns, answer))
+        if not head.all_binary:
+            return _common(name, head.wanted, columns, answer)
+        key = (name, answer.alike, head.wanted)
+        return self._common.get(answer, key, lambda: _common(name, head.wanted, columns, answer))
+
+
+def _row_by_row(columns: Sequence[Column]) -> list[bytes]:
+    """The binary tensors of each row of a batch, for requests of one row."""
+    return list(map(b"".join, zip(*[column.rows() for column in columns], strict=True)))
 
 
 def _common(name: str, wanted: Wanted, columns: Sequence[Column], answer: Answer) -> bytes:

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from grpc import ServicerContext
@@ -140,6 +140,8 @@ class Encoder:
         common = self._common.get(answer, answer.alike, lambda: _common(answer))
         own_id = delimited(ID, request_id.encode()) if request_id else b""
         latency = LATENCY.pack(LATENCY_TAG, QUEUE, answer.queue_seconds, TOTAL, answer.total_seconds)
+        if answer.rows == 1:
+            return b"".join([common, own_id, latency, columns.single[answer.start]])
         return b"".join([common, own_id, latency, *columns.of(answer.start, answer.stop)])
 
 
@@ -163,6 +165,15 @@ class TypedColumns:
                 (EXACT, counted.exact),
             )
         ]
+
+    @cached_property
+    def single(self) -> list[bytes]:
+        """The fields of each row, for requests of one row."""
+        framed = [self._labels, *[[delimited(before, row) for row in rows] for before, rows in self._integers]]
+        for before, raw, size in self._numbers:
+            prefix = before + varint(size)
+            framed.append([prefix + raw[at : at + size] for at in range(0, len(raw), size)])
+        return list(map(b"".join, zip(*framed, strict=True)))
 
     def of(self, start: int, stop: int) -> list[bytes]:
         """The fields of these rows."""

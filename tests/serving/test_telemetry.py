@@ -18,7 +18,7 @@ from serving.app import Server
 from serving.ledger import Ledger
 from serving.records import Counted, MemberRun, Outcome
 from serving.settings import Settings
-from serving.telemetry import Handled, Telemetry
+from serving.telemetry import Telemetry
 
 CONTRACT = {
     "ensemble_requests_total": {"ensemble", "policy", "protocol", "code"},
@@ -36,11 +36,12 @@ CONTRACT = {
     "ensemble_dissents_total": {"ensemble", "member"},
     "ensemble_queued_rows": {"ensemble"},
     "ensemble_in_flight_requests": {"ensemble"},
+    "ensemble_early_exits_total": {"ensemble", "policy", "stage"},
     "ensemble_shed_total": {"ensemble", "reason"},
     "ensemble_info": {"ensemble", "version", "digest", "rule"},
     "ensemble_member_info": {"ensemble", "member", "backend", "device", "provider"},
 }
-"""Section 6, without the series of what is not built yet: energy, early exits, feedback, audits."""
+"""Section 6, without the series of what is not built yet: energy, feedback, audits."""
 
 HISTOGRAM_PARTS = ("_bucket", "_count", "_sum")
 
@@ -103,7 +104,8 @@ async def test_a_server_shows_the_series_of_the_contract_with_their_labels_and_n
     (live,) = server.catalog.ensembles.values()
     await catalog.load(live, catalog.onnx_loader(executor), server.books, 1)
     await live.serving().count(samples[0][:8], "full")
-    server.books.telemetry.request(Handled("digits", "full", "grpc", "OK", 8, 0.004, 0.001))
+    server.books.telemetry.answered("digits", "full", "grpc", 8, 0.001, 0.004)
+    server.books.telemetry.early_exits("digits", "early_exit", 0, 3)
     server.books.telemetry.shed("digits", "queue_full")
 
     found: dict[str, set[str]] = {}
@@ -151,8 +153,9 @@ def test_two_servers_in_one_process_do_not_share_their_series() -> None:
 
 
 def test_requests_are_counted_by_protocol_and_code_and_rows_only_where_they_were_answered(telemetry: Telemetry) -> None:
-    for protocol, code, rows in [("grpc", "OK", 3), ("grpc", "OK", 4), ("http", "OK", 1), ("grpc", "UNAVAILABLE", 9)]:
-        telemetry.request(Handled("e", "full", protocol, code, rows, 0.01, 0.002))
+    for protocol, rows in [("grpc", 3), ("grpc", 4), ("http", 1)]:
+        telemetry.answered("e", "full", protocol, rows, 0.002, 0.01)
+    telemetry.failed("e", "full", "grpc", "UNAVAILABLE", 0.01)
 
     requests = "ensemble_requests_total"
     assert value(telemetry, requests, protocol="grpc", code="OK") == 2
@@ -177,7 +180,7 @@ def test_requests_are_counted_by_protocol_and_code_and_rows_only_where_they_were
     ],
 )
 def test_a_request_falls_into_its_bucket_and_all_above(telemetry: Telemetry, seconds: float, bucket: str) -> None:
-    telemetry.request(Handled("e", "full", "grpc", "OK", 1, seconds))
+    telemetry.answered("e", "full", "grpc", 1, 0.0, seconds)
     buckets = {
         dict(pairs)["le"]: number
         for (name, pairs), number in series(telemetry.exposition()).items()
@@ -191,7 +194,7 @@ def test_a_request_falls_into_its_bucket_and_all_above(telemetry: Telemetry, sec
 
 
 def test_a_request_that_named_nothing_that_exists_makes_no_series_of_its_own(telemetry: Telemetry) -> None:
-    telemetry.request(Handled("", "", "http", "NOT_FOUND", 0, 0.001))
+    telemetry.failed("", "", "http", "NOT_FOUND", 0.001)
 
     assert value(telemetry, "ensemble_requests_total", ensemble="", policy="", code="NOT_FOUND") == 1
 
