@@ -31,7 +31,8 @@ check: $(VENV)/setup
 	$(BIN)/lint-imports
 
 models: $(VENV)/setup
-	$(BIN)/python -m ensembles.training.digits --to exported_models/digits
+	$(BIN)/python -m ensembles.training.digits --to exported_models/digits --calibration $(VENV)/calibration.npz
+	$(BIN)/ensembles plan exported_models/digits --data $(VENV)/calibration.npz --disagreement 0.05 --write
 
 proto: $(VENV)/setup
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto \

@@ -8,6 +8,7 @@ picks a winner, and equal shares are resolved by the tie rule, which never looks
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Precision = TypeVar("Precision", bound=np.floating)
 
 TIE = 1e-9
 """Shares this close are tied: far above the rounding of a sum of probabilities, far below a vote that means something."""
@@ -170,6 +172,11 @@ def _median(table: _Table) -> Floats:
     equals the member twice.
     """
     by_class = table.scores.transpose(0, 2, 1)
+    if len(table.weights) == 1 and (table.weights == table.weights[0, 0]).all():
+        ordered = np.sort(by_class, axis=2)
+        members = ordered.shape[2]
+        pair = ordered[:, :, (members - 1) // 2].astype(np.float64) + ordered[:, :, members // 2]
+        return _normalised(pair)
     weights = np.broadcast_to(table.weights[:, None, :], by_class.shape)
     order = by_class.argsort(axis=2)
     values = _along(by_class, order)
@@ -227,14 +234,20 @@ POOL: dict[Rule, Callable[[_Table], Floats]] = {
 }
 
 
-def _normalised(shares: Floats) -> Floats:
+def _normalised(shares: NDArray[Precision]) -> NDArray[Precision]:
     """Every row summing to one; a row of zeros (medians can all be zero) becomes even."""
     total = shares.sum(axis=1, keepdims=True)
-    return np.where(total > 0, shares / np.where(total > 0, total, 1.0), 1.0 / shares.shape[1])
+    normalised: NDArray[Precision] = np.where(
+        total > 0, shares / np.where(total > 0, total, 1.0), 1.0 / shares.shape[1]
+    )
+    return normalised
 
 
-def at_temperature(shares: Floats, temperature: float) -> Floats:
-    """Shares [n, K] raised to 1/temperature and normalised: what a softmax over their logarithms would give."""
+def at_temperature(shares: NDArray[Precision], temperature: float | NDArray[Precision]) -> NDArray[Precision]:
+    """Shares [n, K] raised to 1/temperature and normalised: what a softmax over their logarithms would give.
+
+    `temperature`: one for all rows, or one for each, [n, 1].
+    """
     floored = np.maximum(shares, 0.0)  # rounding may have left a share just below
     return _normalised((floored / floored.max(axis=1, keepdims=True)) ** (1.0 / temperature))
 

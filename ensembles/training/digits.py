@@ -33,6 +33,7 @@ from torch import nn
 
 from ensembles import export, repository
 from ensembles.export import Input
+from ensembles.samples import write_npz
 from ensembles.votes import Ballot, Rule, vote
 
 Right = NDArray[np.bool_]
@@ -250,8 +251,14 @@ def main() -> None:
         epilog="example: python -m ensembles.training.digits --to exported_models/digits",
     )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where the model repository is written")
-    models = build(parser.parse_args().to)
-    print(table(models, split()))
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="where the calibration rows go, to plan on (.npz)"
+    )
+    given, parts = parser.parse_args(), split()
+    models = build(given.to)
+    if given.calibration:
+        write_npz(given.calibration, parts.calibration.x, parts.calibration.y)
+    print(table(models, parts))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class HttpCall:
         return bytes(body)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """What goes back."""
 
@@ -222,27 +222,20 @@ def find(method: str, path: str) -> tuple[Handler, Mapping[str, str]]:
 
 async def serve(scope: Mapping[str, Any], call: HttpCall, send: Send) -> None:
     """Answer one HTTP request, whatever happens."""
+    method = scope["method"]
     try:
-        reply = await _reply(scope, call)
+        handler, call.names = find("GET" if method == "HEAD" else method, scope["raw_path"].decode("latin-1"))
+        reply = await handler(call)
+    except Fault as fault:
+        reply = _refusal(fault)
+    except MethodNotAllowed as error:
+        reply = Reply(orjson.dumps({"error": str(error)}), status=405, headers=[(b"allow", error.allowed.encode())])
     except Gone:
         return
-    await _send(reply, call.header(b"accept-encoding"), scope["method"] == "HEAD", send)
-
-
-async def _reply(scope: Mapping[str, Any], call: HttpCall) -> Reply:
-    try:
-        method = scope["method"]
-        handler, call.names = find("GET" if method == "HEAD" else method, scope["raw_path"].decode("latin-1"))
-        return await handler(call)
-    except Fault as fault:
-        return _refusal(fault)
-    except MethodNotAllowed as error:
-        return Reply(orjson.dumps({"error": str(error)}), status=405, headers=[(b"allow", error.allowed.encode())])
-    except Gone:
-        raise
     except Exception:
         log.exception("%s broke; this is a bug", scope["path"])
-        return _refusal(Internal("the call broke; this is a bug"))
+        reply = _refusal(Internal("the call broke; this is a bug"))
+    await _send(reply, call.header(b"accept-encoding"), method == "HEAD", send)
 
 
 def _refusal(fault: Fault) -> Reply:

@@ -55,7 +55,7 @@ class JsonHead:
         object.__setattr__(self, "all_binary", all(as_binary for _, as_binary in self.wanted))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpAnswer:
     """The body of an answer. `json_bytes`: how much of it is JSON, None where all of it is."""
 

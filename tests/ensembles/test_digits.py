@@ -1,5 +1,6 @@
 """What ships in `exported_models/digits` is what `ensembles.training.digits` makes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 pytest.importorskip("skl2onnx")
 
-from ensembles import export, repository
+from ensembles import export, repository, votes
+from ensembles.judging import Certificate, Policy, Replay, Threshold, replay
 from ensembles.repository import Repository
+from ensembles.spec import Exit
+from ensembles.stopping import Score
 from ensembles.training import digits
 from ensembles.votes import vote
 
@@ -77,12 +81,52 @@ def test_the_recipe_gives_what_is_committed(committed: Repository, trained: Repo
     assert np.array_equal(vote(theirs, committed.spec.ballot).label_index, vote(ours, trained.spec.ballot).label_index)
 
 
-def test_the_manifests_differ_in_hashes_at_most(committed: Repository, trained: Repository) -> None:
+def test_the_manifests_differ_in_hashes_and_in_what_was_planned_at_most(
+    committed: Repository, trained: Repository
+) -> None:
     theirs, ours = committed.spec.model_dump(), trained.spec.model_dump()
     for member in (*theirs["members"], *ours["members"]):
         del member["sha256"]
+    for manifest in (theirs, ours):
+        del manifest["policies"], manifest["vote"]["temperature"]
 
     assert theirs == ours
+
+
+def replayed(committed: Repository, policy: str) -> Replay:
+    """What the policy answers on the samples, and what that takes; every member costing a second a row."""
+    x, _ = committed.samples()
+    spec = committed.spec
+    named, place = spec.policies.named[policy], [member.name for member in spec.members].index
+    exit_ = named.exit
+    if isinstance(exit_, Exit):
+        exit_ = Threshold(Score(exit_.score), exit_.threshold, Certificate(0.05, 0.95, 90))
+    stages = tuple(tuple(map(place, stage)) for stage in named.stages)
+    judged = Policy(named.rule or spec.vote.rule, stages, exit_)
+    return replay(judged, scores(committed, x), spec.ballot, np.ones(len(spec.members)))
+
+
+def test_the_exact_policy_gives_every_label_of_the_full_vote_for_less(committed: Repository) -> None:
+    x, _ = committed.samples()
+    full = vote(scores(committed, x), committed.spec.ballot).label_index
+    early = replayed(committed, "early_exit")
+
+    assert np.array_equal(early.label_index, full)
+    assert early.runs.mean() < 3.5
+
+
+@pytest.mark.parametrize("policy", ["cascade", "planned"])
+def test_certified_policies_keep_their_certificate_on_rows_that_chose_nothing(
+    committed: Repository, policy: str
+) -> None:
+    x, _ = committed.samples()
+    named = committed.spec.policies.named[policy]
+    some = [index for index, member in enumerate(committed.spec.members) if member.name in named.members]
+    ballot = replace(committed.spec.ballot, rule=named.rule or committed.spec.vote.rule)
+    whole = vote(scores(committed, x)[:, some], votes.part(ballot, np.array(some))).label_index
+
+    assert named.certificate is not None and not committed.spec.stale(named)
+    assert (replayed(committed, policy).label_index != whole).mean() <= named.certificate.disagreement
 
 
 def test_training_twice_gives_the_same_bytes(trained: Repository, parts: digits.Split) -> None:

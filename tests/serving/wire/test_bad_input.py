@@ -237,7 +237,7 @@ def test_what_is_wrong_is_said(served, case, wire):
 def test_an_unknown_policy_is_told_those_there_are(served, wire):
     _, text = wire(served, Ask(policy="nobody"))
 
-    assert "full, member:mlp, member:cnn" in text
+    assert "full, early_exit, cascade, planned, member:mlp, member:cnn" in text
 
 
 @pytest.mark.parametrize("wire", [predict_over_grpc, oip_over_grpc, v1, oip_over_http], ids=lambda wire: wire.__name__)

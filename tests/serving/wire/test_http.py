@@ -106,6 +106,25 @@ def test_a_policy_of_one_member(server, samples, expected_of_mlp):
     assert not any(each["exact"] for each in answer["predictions"])
 
 
+def test_an_early_exit_gives_the_labels_of_the_full_vote_for_less(server, samples, expected):
+    answer = server.post(PREDICT, {"instances": samples[0][:60].tolist(), "policy": "early_exit"}).json
+    votes = [len(each["votes"]) for each in answer["predictions"]]
+
+    assert answer["policy"] == "early_exit"
+    assert [int(each["label"]) for each in answer["predictions"]] == expected.label_index[:60].tolist()
+    assert all(each["exact"] for each in answer["predictions"])
+    assert set(votes) == {3, 4, 5}, "rows left after each of the three stages"
+    assert answer["cost_usd"] == pytest.approx(sum(member["cost_usd"] for member in answer["members"].values()))
+
+
+def test_a_row_that_leaves_early_is_told_who_was_skipped_and_does_not_pay_for_them(server, samples):
+    plain = server.post(PREDICT, {"instances": samples[0][:1].tolist(), "policy": "early_exit"}).json
+    ran = {name for name, member in plain["members"].items() if member["outcome"] == "ok"}
+
+    assert set(plain["predictions"][0]["votes"]) == ran < {"mlp", "cnn", "forest", "logistic", "bayes"}
+    assert {member["cost_usd"] for member in plain["members"].values() if member["outcome"] == "skipped"} == {0.0}
+
+
 def test_a_member_as_the_model(server, samples):
     answer = server.post("/v1/models/digits.mlp:predict", {"instances": samples[0][:1].tolist()}).json
 
@@ -208,7 +227,7 @@ def test_a_model_described(server, digits):
     assert model["labels"] == [str(digit) for digit in range(10)]
     assert (model["datatype"], model["shape"], model["max_batch_size"]) == ("UINT8", [8, 8], 64)
     assert (model["rule"], model["tie_break"], model["quorum"]) == ("probability_average", "probability", 3)
-    assert model["policies"] == ["full", *(f"member:{name}" for name in MEMBERS)]
+    assert model["policies"] == ["full", "early_exit", "cascade", "planned", *(f"member:{name}" for name in MEMBERS)]
     assert model["default_policy"] == "full"
     assert [member["name"] for member in model["members"]] == MEMBERS
     assert {member["provider"] for member in model["members"]} == {"CPUExecutionProvider"}

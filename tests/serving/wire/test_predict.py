@@ -87,6 +87,25 @@ def test_a_policy_of_one_member(stub, samples, expected_of_mlp):
     assert not answer.partial
 
 
+def test_an_early_exit_says_row_by_row_who_voted(stub, samples, expected):
+    answer = stub.Predict(request(samples[0][:60], policy="early_exit"))
+    votes = np.reshape(answer.votes, (60, 5))
+
+    assert answer.label_index == expected.label_index[:60].tolist()
+    assert all(answer.exact)
+    assert set((votes >= 0).sum(axis=1)) == {3, 4, 5}
+    assert np.array_equal(votes[votes >= 0], expected.votes[:60][votes >= 0])
+    assert answer.cost_usd == pytest.approx(sum(member.cost_usd for member in answer.members))
+
+
+def test_a_certified_exit_is_exact_only_where_that_is_provable(stub, samples, expected):
+    answer = stub.Predict(request(samples[0][:60], policy="cascade"))
+    exact = np.array(answer.exact)
+
+    assert np.array_equal(np.array(answer.label_index)[exact], expected.label_index[:60][exact])
+    assert 0 < exact.sum() < 60
+
+
 def test_a_member_as_the_ensemble(stub, samples, expected_of_mlp):
     answer = stub.Predict(request(samples[0][:9], ensemble="digits.mlp"))
 
@@ -168,7 +187,7 @@ def test_a_bad_request_on_a_stream_is_answered_by_its_error_and_the_stream_goes_
         "late": grpc.StatusCode.DEADLINE_EXCEEDED.value[0],
         "also good": 0,
     }
-    assert "full, member:mlp" in answers["policy"].error.message
+    assert "full, early_exit, cascade, planned, member:mlp" in answers["policy"].error.message
     assert not answers["shape"].label
     assert answers["also good"].label
 
@@ -323,7 +342,7 @@ def test_an_ensemble_described(stub, digits):
     assert list(ensemble.labels) == [str(digit) for digit in range(10)]
     assert (ensemble.datatype, list(ensemble.shape)) == ("UINT8", [8, 8])
     assert (ensemble.rule, ensemble.tie_break, ensemble.quorum) == ("probability_average", "probability", 3)
-    assert list(ensemble.policies) == ["full", *(f"member:{member.name}" for member in digits.spec.members)]
+    assert list(ensemble.policies) == list(digits.spec.policy_names)
     assert ensemble.default_policy == "full"
     assert ensemble.ready is True
     assert ensemble.max_batch_size == 64

@@ -340,6 +340,17 @@ def test_only_the_outputs_asked_for_come_in_the_order_asked_for(triton, samples,
     assert result.as_numpy("label") is None
 
 
+def test_an_early_exit_skips_members_and_keeps_the_labels(triton, samples, expected):
+    result = triton.infer(samples[0][:1], parameters={"policy": "early_exit"})
+    said = triton.parameters(result)
+
+    assert result.as_numpy("label_index").tolist() == expected.label_index[:1].tolist()
+    assert result.as_numpy("exact").all()
+    assert said["ensemble_members_ok"] == "mlp,logistic,bayes"
+    assert said["ensemble_members_skipped"] == "cnn,forest"
+    assert (result.as_numpy("votes")[0] >= 0).tolist() == [True, False, False, True, True]
+
+
 def test_the_policy_is_a_parameter(triton, samples, expected_of_mlp):
     result = triton.infer(samples[0][:9], parameters={"policy": "member:mlp"})
     said = triton.parameters(result)
