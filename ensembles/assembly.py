@@ -80,7 +80,7 @@ def check_names(there: Place, names: Sequence[str], *, replace: bool) -> None:
     """Raises ExportError when two members would have one name, or one has none that a manifest can have."""
     known = {member.name for member in there.there.spec.members} if there.there and not replace else set()
     for number, name in enumerate(names):
-        if not re.match(NAME, name):
+        if not re.fullmatch(NAME, name):
             raise ExportError(
                 f"members: found the name {name!r}, expected lower-case letters, digits, '.', '_' and '-'"
             )

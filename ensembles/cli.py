@@ -50,11 +50,24 @@ def main() -> None:
     except Fault as fault:
         if "--debug" in sys.argv:
             raise
-        print(f"ensembles: {fault}", file=sys.stderr)
+        _complain(fault)
         sys.exit(fault.code)
+    except OSError as error:
+        if "--debug" in sys.argv:
+            raise
+        _complain(
+            f"{error.filename or 'the system'}: found {error.strerror or error}, expected a file that can be used"
+        )
+        sys.exit(1)
     except WrongUsage as error:
         if type(error).__name__ != "NoArgsIsHelpError":  # which has shown the help already
-            print(f"ensembles: {error.format_message()}", file=sys.stderr)
+            _complain(error.format_message())
         sys.exit(USAGE)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+
+
+def _complain(said: object) -> None:
+    """On one line, which commands no terminal: what messages quote, such as names in a zip, may hold anything."""
+    text = " ".join(str(said).split())
+    print("ensembles:", "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text), file=sys.stderr)

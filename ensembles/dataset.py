@@ -20,6 +20,7 @@ from ensembles import folders, pictures
 from ensembles.samples import SamplesError
 from ensembles.samples import header as npy_header
 from ensembles.spec import ImageSpec, InputSpec
+from ensembles.wording import one_line
 
 Rows = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -71,9 +72,10 @@ def read(path: Path, given: InputSpec, labels: Sequence[str]) -> Dataset:
 
     `path#PART` chooses the part, such as `test`, where class folders stand under several. Raises DatasetError.
     """
-    file, part = _split(path)
-    if not file.exists():
-        raise DatasetError(f"{file}: found nothing, expected an .npz file, a folder or a zip of class folders")
+    with _faults_told(path):
+        file, part = _split(path)
+        if not file.exists():
+            raise DatasetError(f"{file}: found nothing, expected an .npz file, a folder or a zip of class folders")
     with _faults_told(file):
         data = _npz(file, given, labels) if file.suffix == ".npz" else _pictures(file, part, given, labels)
     check_classes(path.name, data.y)
@@ -108,9 +110,7 @@ def _faults_told(file: Path) -> Iterator[None]:
     except (SamplesError, folders.FolderError) as error:
         raise DatasetError(f"{file}: {error}") from None
     except folders.DAMAGE as error:
-        raise DatasetError(
-            f"{file}: expected an intact .npz file, found {' '.join(str(error).split())[:200]}"
-        ) from None
+        raise DatasetError(f"{file}: expected an intact .npz file, found {one_line(error)}") from None
     except OSError as error:
         raise DatasetError(f"{file}: found {error.strerror or error}, expected readable data") from None
 
@@ -217,7 +217,8 @@ def _labels(archive: zipfile.ZipFile, stream: IO[bytes]) -> Ints:
 
 def _pictures(file: Path, part: str, given: InputSpec, labels: Sequence[str]) -> "Pictures":
     if given.image is None:
-        raise DatasetError(f"{file}: found images, expected an .npz file: the manifest has no input.image")
+        expected = "an .npz file or an input.image in the manifest (`ensembles export --image`)"
+        raise DatasetError(f"{file}: found images, expected {expected}")
     place: folders.Place = folders.Folder(file) if file.is_dir() else folders.Archive(file)
     listed = folders.by_class(place.names(), labels, part)
     names = tuple(entry.name for entry in listed)

@@ -4,8 +4,6 @@ Numbers are SI units and USD, shares are fractions, and an estimate is `{"value"
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ensembles import atomic
 from ensembles.accuracy import Reliability, Selective
 from ensembles.diversity import Mistakes, Pair
 from ensembles.estimates import Estimate, proportion
@@ -20,6 +19,7 @@ from ensembles.evaluation import Diversity, Evaluation, Gain, Kept, Marginal, ev
 from ensembles.gallery import Sample, gallery
 from ensembles.recording import Recording
 from ensembles.standing import Calibration, Standing, Table, cost
+from ensembles.wording import one_line, shown
 
 SCHEMA = 1
 FILE = "evaluation.json"
@@ -31,14 +31,17 @@ class DocumentError(ValueError):
     """The file is no evaluation, or cannot be written. One line."""
 
 
-def evaluated(recording: Recording, price_per_hour: float, seed: int = 0) -> Json:
-    """The content of `evaluation.json` for what was recorded; a device costs `price_per_hour` USD. Raises DatasetError."""
+def evaluated(recording: Recording, price_per_hour: float, seed: int = 0, with_pictures: bool = True) -> Json:
+    """The content of `evaluation.json` for what was recorded; a device costs `price_per_hour` USD. Raises DatasetError.
+
+    Without pictures none of the data's images is in it.
+    """
     spec = recording.repository.spec
     names = tuple(member.name for member in spec.members)
     table = Table(names, recording.scores, recording.y, spec.ballot, recording.runs)
     calibration = [member.calibration.accuracy if member.calibration else None for member in spec.members]
     found = evaluate(table, calibration, seed)
-    return document(found, recording, gallery(recording, found.shown), price_per_hour)
+    return document(found, recording, gallery(recording, found.shown, with_pictures), price_per_hour)
 
 
 def document(found: Evaluation, recording: Recording, samples: Sequence[Sample], price_per_hour: float) -> Json:
@@ -193,15 +196,7 @@ def write(file: Path, text: str) -> None:
     """Put the text in the file, whole or not at all. Raises DocumentError."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as part:
-            try:
-                part.write(text.encode())
-                part.flush()
-                os.fsync(part.fileno())
-                Path(part.name).chmod(0o644)
-                Path(part.name).replace(file)
-            finally:
-                Path(part.name).unlink(missing_ok=True)
+        atomic.write(file, text.encode(errors="backslashreplace"))  # names of files need not be valid Unicode
     except OSError as error:
         raise DocumentError(f"{file}: found {error.strerror or error}, expected a place to write to") from None
 
@@ -213,11 +208,11 @@ def read(folder: Path, name: str = FILE) -> Json:
         content = json.loads(file.read_text())
     except OSError as error:
         raise DocumentError(f"{file}: found {error.strerror or error}, expected what `ensembles` wrote") from None
-    except ValueError as error:
-        raise DocumentError(f"{file}: expected JSON, found {' '.join(str(error).split())[:200]}") from None
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{file}: expected JSON, found {one_line(error)}") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise DocumentError(f"{file}: found schema {found!r}, expected {SCHEMA}")
+        raise DocumentError(f"{file}: found schema {shown(found)}, expected {SCHEMA}")
     return content
 
 

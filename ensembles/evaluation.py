@@ -52,7 +52,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What became of the independent promise, for the majority vote.
+    """What became of the independent promise, for the majority vote, on the rows that judge the best member.
 
     `independent_error`: were the members' errors independent. `mean_correlation`: of their errors. `correlated_error`: the
     beta-binomial figure at that correlation. `bracket`: all that mean error and double fault allow; None for unlike weights.
@@ -93,7 +93,8 @@ class Marginal:
 class Evaluation:
     """Everything that the votes say. `members` in the table's order, `ensembles` in that of the rules, `served` the manifest's.
 
-    `gains`: of each rule over the best member. `mistakes` are the majority's. `shown`: rows that no vote can save, the
+    `gains`: of each rule over the best member. `mistakes` are the majority's. `selective`, `selective_best`: on the rows that
+    judge the best member. `shown`: rows that no vote can save, the
     ones on which the members are surest first. `choices` [n, M] int16.
     """
 
@@ -137,12 +138,12 @@ def evaluate(table: Table, calibration: Sequence[float | None], seed: int = 0) -
         best=members[best],
         gain=gains[ensembles.index(served)],
         gains=gains,
-        promise=_kept(table, members, majority, best),
+        promise=_kept(table, members, majority, best, judging),
         diversity=_diversity(choices, table),
         mistakes=mistakes,
         shown=_shown(table, mistakes.hopeless),
-        selective=accuracy.selective(served.margin, served.right),
-        selective_best=accuracy.selective(members[best].margin, members[best].right),
+        selective=accuracy.selective(served.margin[judging], served.right[judging]),
+        selective_best=accuracy.selective(members[best].margin[judging], members[best].right[judging]),
         marginal=tuple(_marginal(table, served, member) for member in everyone) if len(everyone) > 1 else (),
     )
 
@@ -181,12 +182,12 @@ def gain(right: Mask, other: Mask, best: str, chosen_on: str) -> Gain:
     )
 
 
-def _kept(table: Table, members: Sequence[Standing], majority: Standing, best: int) -> Kept:
-    wrong = ~np.stack([*(member.right for member in members), majority.right], axis=1)
+def _kept(table: Table, members: Sequence[Standing], majority: Standing, best: int, judging: Mask) -> Kept:
+    wrong = ~np.stack([*(member.right for member in members), majority.right], axis=1)[judging]
     weights = table.ballot.weights.tolist()
     several = len(members) > 1
-    choices = np.stack([member.label_index for member in members], axis=1)
-    correlation = diversity.correlation(choices, table.y) if several else None
+    choices = np.stack([member.label_index for member in members], axis=1)[judging]
+    correlation = diversity.correlation(choices, table.y[judging]) if several else None
     mean = float(wrong[:, :-1].mean())
 
     def independent(errors: Floats) -> float:

@@ -107,7 +107,7 @@ def _parts(order: Order, there: Place) -> Shares:
     if order.samples is not None:
         if samples is not None:
             raise ExportError(f"{order.to}: found samples there, expected no --samples for a repository that has some")
-        samples = shares.read(order.samples, there.given, there.labels)
+        samples = shares.read(order.samples, there.given, there.labels, order.seed)
     if order.data is not None:
         return shares.split(order.data, there.given, there.labels, samples, order.rows, order.seed)
     if samples is None:

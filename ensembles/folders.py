@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from ensembles.wording import one_line
+
 MAX_FILE_BYTES = 1 << 26
 MAX_RATIO = 100
 """Pictures are compressed already: a zip that declares more than this many times its own size is a bomb."""
@@ -68,7 +70,11 @@ class Folder:
     def _check_inside(self, file: Path) -> None:
         if not file.is_symlink():
             return
-        if file.is_dir() or not file.resolve().is_relative_to(self.root.resolve()):
+        try:
+            leaves = file.is_dir() or not file.resolve().is_relative_to(self.root.resolve())
+        except RuntimeError:  # links in a circle
+            leaves = True
+        if leaves:
             raise FolderError(f"found the link {file.relative_to(self.root)}, expected files inside the folder")
 
     @contextmanager
@@ -130,7 +136,7 @@ class Archive:
         try:
             return zipfile.ZipFile(self.path)
         except DAMAGE as error:
-            raise FolderError(f"expected a zip of class folders, found {_line(error)}") from None
+            raise FolderError(f"expected a zip of class folders, found {one_line(error)}") from None
 
 
 def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -205,7 +211,3 @@ def sha256(file: Path) -> str:
     """Of the file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

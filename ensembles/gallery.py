@@ -17,7 +17,7 @@ from ensembles.votes import Ints
 class Sample:
     """A row that no vote can save: its name in the data, label, each member's vote and probability, and its picture.
 
-    `picture` is a `data:` URI, None where rows are no images.
+    `picture` is a `data:` URI, None where rows are no images or none was asked for.
     """
 
     name: str
@@ -27,18 +27,19 @@ class Sample:
     picture: str | None
 
 
-def gallery(recording: Recording, shown: Ints) -> tuple[Sample, ...]:
-    """The recording's rows `shown` [k], in that order. Raises DatasetError."""
+def gallery(recording: Recording, shown: Ints, with_pictures: bool = True) -> tuple[Sample, ...]:
+    """The recording's rows `shown` [k], in that order, with their pictures or without. Raises DatasetError."""
     order = np.argsort(shown)
     places = recording.index[shown[order]]
     rows, names = recording.data.rows(places), recording.data.row_names(places)
     rank = np.argsort(order)
     return tuple(
-        _sample(recording, int(row), names[place], rows[place]) for row, place in zip(shown, rank, strict=True)
+        _sample(recording, int(row), names[place], rows[place] if with_pictures else None)
+        for row, place in zip(shown, rank, strict=True)
     )
 
 
-def _sample(recording: Recording, row: int, name: str, content: NDArray[Any]) -> Sample:
+def _sample(recording: Recording, row: int, name: str, content: NDArray[Any] | None) -> Sample:
     labels = recording.repository.spec.labels
     said = [np.asarray(scores[row]) for scores in recording.scores]
     return Sample(
@@ -50,7 +51,7 @@ def _sample(recording: Recording, row: int, name: str, content: NDArray[Any]) ->
     )
 
 
-def _picture(content: NDArray[Any], given: InputSpec) -> str | None:
-    if given.image is None:
+def _picture(content: NDArray[Any] | None, given: InputSpec) -> str | None:
+    if content is None or given.image is None:
         return None
     return "data:image/png;base64," + base64.b64encode(pictures.png(content, given, given.image)).decode()

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto
 
+from ensembles.wording import one_line
+
 DATATYPES = {
     TensorProto.BOOL: "BOOL",
     TensorProto.UINT8: "UINT8",
@@ -73,7 +75,7 @@ def _parse(content: bytes) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # its own class, and that of whatever its text was no text for
-        raise GraphError(f"expected a valid ONNX model, found {' '.join(str(error).split())[:200]}") from None
+        raise GraphError(f"expected a valid ONNX model, found {one_line(error)}") from None
     return model
 
 

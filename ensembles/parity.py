@@ -10,6 +10,7 @@ from scipy.special import softmax
 
 from ensembles import measuring
 from ensembles.preprocessing import ExportError, Floats, Rows
+from ensembles.wording import one_line
 
 TOLERANCE = 1e-4
 TIE = 1e-6  # the source itself has no winner where its first two classes are this close
@@ -37,7 +38,7 @@ def _scores(model: bytes, rows: Rows) -> Floats:
     try:
         return measuring.scores(model, rows, len(rows))
     except Exception as error:  # ONNX Runtime has a class for each of its errors and no base of them all
-        raise ExportError(f"parity: a batch of {len(rows)} cannot run: {line(error)}") from error
+        raise ExportError(f"parity: a batch of {len(rows)} cannot run: {one_line(error)}") from error
 
 
 def _compare(found: Floats, expected: Floats, tolerance: float) -> float:
@@ -68,12 +69,6 @@ def quiet(tool: str) -> Iterator[None]:
     except ExportError:
         raise
     except Exception as error:
-        raise ExportError(f"{tool}: {line(error)}") from error
+        raise ExportError(f"{tool}: {one_line(error)}") from error
     finally:
         logging.disable(before)
-
-
-def line(error: BaseException) -> str:
-    """What the error says, on one line of 200 characters at most."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:197] + "..."

@@ -24,13 +24,28 @@ class PictureError(ValueError):
     """No row can be made of these bytes. One line."""
 
 
+class PictureTooLargeError(PictureError):
+    """It has more pixels than a camera's."""
+
+
 def row(content: bytes, given: InputSpec, image: ImageSpec) -> NDArray[Any]:
     """One row [*given.shape] of `given.dtype` from the bytes of a PNG or JPEG. Raises PictureError."""
+    return decoded(opened(content), given, image)
+
+
+def opened(content: bytes) -> Image.Image:
+    """A PNG or JPEG of which only the header is read so far. Raises PictureError."""
     with _reading():
         picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise PictureError(f"found {width * height} pixels, expected at most {MAX_PIXELS}")
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise PictureTooLargeError(f"found {width * height} pixels, expected at most {MAX_PIXELS}")
+    return picture
+
+
+def decoded(picture: Image.Image, given: InputSpec, image: ImageSpec) -> NDArray[Any]:
+    """One row [*given.shape] of `given.dtype` from an opened picture. Raises PictureError."""
+    with _reading():
         resized = picture.convert(image.mode).resize((image.width, image.height), Image.Resampling.BOX)
     return _scaled(np.asarray(resized, np.float32), given, image)
 
@@ -39,9 +54,9 @@ def row(content: bytes, given: InputSpec, image: ImageSpec) -> NDArray[Any]:
 def _reading() -> Iterator[None]:
     try:
         yield
-    except PictureError:
-        raise
-    except (UnidentifiedImageError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        raise PictureTooLargeError(f"found too many pixels, expected at most {MAX_PIXELS}") from None
+    except UnidentifiedImageError:
         raise PictureError("found no readable image, expected a PNG or JPEG") from None
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error):
         raise PictureError("found a damaged image, expected a PNG or JPEG") from None

@@ -16,7 +16,7 @@ from ensembles.candidates import Rows
 from ensembles.estimates import Estimate
 from ensembles.front import Candidate
 from ensembles.judging import Policy, Scores, certified, judged, taken
-from ensembles.search import Progress, Search, exactly
+from ensembles.policy_search import Progress, Search, exactly
 from ensembles.shortlist import MOST_MEMBERS, find, limits
 from ensembles.stopping import allowed_differences, rows_to_certify
 from ensembles.votes import Ballot, Floats, Ints, Rule, vote
@@ -251,7 +251,7 @@ def _left_out(rules: Sequence[Rule]) -> tuple[str, ...]:
 
 def _uncertified(divided: Parts, wishes: Wishes, allowed: int, names: Sequence[str]) -> tuple[str, ...]:
     """Why there is no cascade, or another policy than was chosen."""
-    what = f"a disagreement of {wishes.disagreement:.2%} at {wishes.confidence:.0%} confidence"
+    what = f"a disagreement of {100 * wishes.disagreement:.3g}% at {100 * wishes.confidence:.6g}% confidence"
     found = len(divided.certify)
     if allowed < 0:
         needed = rows_to_certify(wishes.disagreement, wishes.confidence)

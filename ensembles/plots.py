@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ensembles import verdict
 from ensembles.placing import placed
@@ -35,8 +35,9 @@ def _named(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def _percents(axis: Any, span: float = 0.5) -> None:
-    axis.set_major_formatter(PercentFormatter(1, decimals=0 if span > 0.08 else 1))
+def _percents(axis: Any) -> None:
+    """With the digits that a tick has: rounded ones would be unevenly far apart."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
 
 def accuracy(document: Json) -> str:
@@ -53,7 +54,7 @@ def accuracy(document: Json) -> str:
         _estimates(axes, [each["accuracy"] for each in members], range(split, split + len(members)), MEMBER)
         axes.set_xlabel(f"rows answered rightly; dashed: {best['name']}, the best member")
         plain(axes)
-        _percents(axes.xaxis, np.ptp(axes.get_xlim()))
+        _percents(axes.xaxis)
 
     description = "Accuracy of members and voting rules. " + verdict.headline(document)
     return drawn("accuracy", description, 0.9 + 0.3 * (len(members) + len(ensembles)), draw)
@@ -75,7 +76,7 @@ def plane(document: Json, plan: Json | None) -> str:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: verdict.seconds(value)))
         _labels(axes, named)
         plain(axes, along=True)
-        _percents(axes.yaxis, np.ptp(axes.get_ylim()))
+        _percents(axes.yaxis)
 
     return drawn("plane", "Accuracy against time. " + verdict.plane(document, plan), 4.2, draw)
 
@@ -156,7 +157,7 @@ def promise(document: Json) -> str:
         axes.set_xlim(left=0)
         axes.set_xlabel("rows answered wrongly")
         plain(axes)
-        _percents(axes.xaxis, np.ptp(axes.get_xlim()))
+        _percents(axes.xaxis)
 
     return drawn("promise", verdict.promise(document), 2.5, draw)
 
@@ -225,7 +226,7 @@ def errors(document: Json) -> str:
         axes.set_xlim(left=0)
         axes.set_xlabel("share of rows; lines: 95% intervals")
         plain(axes)
-        _percents(axes.xaxis, np.ptp(axes.get_xlim()))
+        _percents(axes.xaxis)
 
     return drawn("errors", verdict.errors(document), 1.7, draw)
 
@@ -271,7 +272,7 @@ def selective(document: Json) -> str:
         axes.legend(loc="lower left")
         plain(axes, along=True)
         _percents(axes.xaxis)
-        _percents(axes.yaxis, np.ptp(axes.get_ylim()))
+        _percents(axes.yaxis)
 
     return drawn("selective", verdict.selective(document), 3.4, draw)
 

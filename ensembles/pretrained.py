@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl
 
 from ensembles.export import Exported, convert_torch
-from ensembles.parity import TOLERANCE, line, quiet
+from ensembles.parity import TOLERANCE, quiet
 from ensembles.preprocessing import ExportError, Input, Rows
 from ensembles.spec import ImageSpec, InputSpec
+from ensembles.wording import one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,7 +120,7 @@ def _library(name: str) -> ModuleType:
         missing = error.name or name
         raise ExportError(f"{name}: {missing} is not installed, expected it: pip install {missing}") from None
     except Exception as error:  # a torchvision that was built for another torch raises whatever torch raises
-        raise ExportError(f"{name}: found an installation that cannot be imported: {line(error)}") from None
+        raise ExportError(f"{name}: found an installation that cannot be imported: {one_line(error)}") from None
 
 
 def _from_timm(timm: Any, wanted: Wanted) -> Net:

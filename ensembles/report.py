@@ -1,5 +1,6 @@
 """`report.html`: one page with pictures that needs nothing else, made from `evaluation.json` (and `plan.json`) alone."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 from ensembles import document, verdict
 from ensembles.verdict import RULES, Json
+from ensembles.wording import one_line
 
 FILE = "report.html"
 PLAN = "plan.json"
 STYLE = Path(__file__).with_name("report.css")
+PICTURE = re.compile(r'(?P<head><svg id="(?P<name>[a-z]+)"[^>]*>)(?P<body>.*?</svg>)', re.DOTALL)
 
 Cells = Sequence[str]
 
@@ -34,15 +37,36 @@ def redraw(folder: Path) -> Path:
     check_drawable()
     evaluation = document.read(folder)
     plan = document.read(folder, PLAN) if (folder / PLAN).exists() else None
+    if plan and plan.get("data", {}).get("digest") != evaluation.get("data", {}).get("digest"):
+        plan = None  # of other data: its figures would stand beside those of other rows
     try:
         content = page(evaluation, plan)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as error:
-        found = f"{type(error).__name__} {error}"
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        StopIteration,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise ReportError(
-            f"{folder / document.FILE}: expected all that `ensembles evaluate` writes, found {found[:200]}"
+            f"{folder / document.FILE}: expected all that `ensembles evaluate` writes, found {type(error).__name__} {one_line(error)}"
         ) from error
     document.write(folder / FILE, content)
     return folder / FILE
+
+
+def apart(folder: Path) -> list[Path]:
+    """Write each picture of the folder's `report.html` as an SVG file beside it; returns their paths. Raises DocumentError."""
+    colours = STYLE.read_text().partition("\n* {")[0]
+    style = f"<style>{colours} svg {{ background: var(--surface); font-family: system-ui, sans-serif; }}</style>"
+    files = []
+    for found in PICTURE.finditer((folder / FILE).read_text()):
+        files.append(folder / f"{found['name']}.svg")
+        document.write(files[-1], found["head"] + style + found["body"] + "\n")
+    return files
 
 
 def page(evaluation: Json, plan: Json | None = None) -> str:

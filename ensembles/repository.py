@@ -18,8 +18,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from ensembles import atomic
 from ensembles import samples as labelled
 from ensembles.spec import EnsembleSpec, MemberSpec, SpecError, from_mapping, parse
+from ensembles.wording import one_line
 
 MANIFEST = "ensemble.yaml"
 SAMPLES = "samples.npz"
@@ -61,9 +63,15 @@ class Repository:
 
 def read(path: Path) -> Repository:
     """Read the manifest of the repository at `path`. Raises RepositoryError."""
-    if not path.is_dir():
+    try:
+        is_directory, is_there = path.is_dir(), path.exists()
+    except OSError as error:
         raise RepositoryError(
-            f"{path}: found {'a file' if path.exists() else 'nothing'}, expected a model repository directory"
+            f"{one_line(path)}: found {error.strerror}, expected a model repository directory"
+        ) from None
+    if not is_directory:
+        raise RepositoryError(
+            f"{path}: found {'a file' if is_there else 'nothing'}, expected a model repository directory"
         )
     content = _read(_contained(path, MANIFEST), MAX_MANIFEST_BYTES)
     try:
@@ -210,9 +218,13 @@ def rewrite(repository: Repository, changes: Mapping[str, Mapping[str, Any]]) ->
         text = _with_section(text, section, {key: value for key, value in merged.items() if value is not None})
     try:
         parse(text)
-        _put(file, text.encode())
-    except (SpecError, OSError) as error:
+        atomic.write(file, text.encode())
+    except SpecError as error:
         raise RepositoryError(f"{repository.path / MANIFEST}: {error}") from None
+    except OSError as error:
+        raise RepositoryError(
+            f"{repository.path / MANIFEST}: found {error.strerror or error}, expected a place to write to"
+        ) from None
     return read(repository.path)
 
 
@@ -226,22 +238,16 @@ def _with_section(text: str, section: str, values: Mapping[str, Any]) -> str:
     if not place:
         return text.rstrip("\n") + "\n" + fresh
     key, value = place[0]
-    rest = text[value.end_mark.index :]
-    return text[: key.start_mark.index] + fresh + rest.removeprefix("\n")
+    rest = text[_end(value) :]
+    return text[: key.start_mark.index] + fresh + rest.removeprefix("\r").removeprefix("\n")
 
 
-def _put(file: Path, content: bytes) -> None:
-    """Replace a file in one step; readers see the old or the new."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as stream:
-        fresh = Path(stream.name)
-    try:
-        fresh.write_bytes(content)
-        shutil.copymode(file, fresh)
-        with fresh.open("rb") as stream:
-            os.fsync(stream.fileno())
-        fresh.replace(file)
-    finally:
-        fresh.unlink(missing_ok=True)
+def _end(node: yaml.Node) -> int:
+    """Where the node's last value ends. A mapping in block style ends only where the next key begins, after all comments."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _end(last[1] if isinstance(node, yaml.MappingNode) else last)
+    return int(node.end_mark.index)
 
 
 class _ManifestDumper(yaml.SafeDumper):

@@ -7,6 +7,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ensembles.wording import one_line
+
 MAX_BYTES = 1 << 32
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -26,7 +28,7 @@ def read_npz(
     except SamplesError:
         raise
     except Exception as error:  # zipfile and its decompressors have many ways to say that a file is damaged
-        raise SamplesError(f"expected an .npz file, found {' '.join(str(error).split())[:200]}") from None
+        raise SamplesError(f"expected an .npz file, found {one_line(error)}") from None
     if len(x) != len(y) or not len(y):
         raise SamplesError(f"found {len(x)} rows of x and {len(y)} of y, expected equal numbers, at least 1")
     if y.min() < 0 or y.max() >= classes:
@@ -62,7 +64,7 @@ def header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtyp
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(stream)
     except Exception as error:  # numpy reads the header as Python, and raises whatever that raises
-        raise SamplesError(f"{name}: expected a plain .npy array, found {' '.join(str(error).split())[:200]}") from None
+        raise SamplesError(f"{name}: expected a plain .npy array, found {one_line(error)}") from None
     return shape, fortran and len(shape) > 1, dtype
 
 

@@ -42,7 +42,8 @@ def select(
     counts = np.zeros(scores.shape[1], np.int64)
     for members in _bags(scores.shape[1], bagging):
         counts[members] += _greedy(scores, y, members, rounds, initial)
-    return counts // np.gcd.reduce(counts)
+    smallest: Ints = counts // np.gcd.reduce(counts)
+    return smallest
 
 
 def _bags(pool: int, bagging: Bagging | None) -> list[Ints]:

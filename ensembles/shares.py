@@ -40,10 +40,13 @@ class Shares:
         return (self.judging or self.samples).x
 
 
-def read(path: Path, given: InputSpec, labels: tuple[str, ...]) -> Labelled:
-    """All rows of the data at `path`. Raises DatasetError."""
+def read(path: Path, given: InputSpec, labels: tuple[str, ...], seed: int = 0) -> Labelled:
+    """All rows of the data at `path`, in an order drawn by `seed`. Raises DatasetError."""
     data = dataset.read(path, given, labels)
-    return _rows(data, np.arange(len(data.y)))
+    rows = _rows(data, np.arange(len(data.y)))
+    # folders come class by class, and a server replays only the first few thousand
+    order = np.random.default_rng(seed).permutation(len(data.y))
+    return Labelled(rows.x[order], rows.y[order])
 
 
 def split(

@@ -13,7 +13,7 @@ import numpy as np
 from ensembles.candidates import Rows, rounded
 from ensembles.front import Candidate, Front, records
 from ensembles.majorities import right_by_subset
-from ensembles.search import Progress, Search, plain, search
+from ensembles.policy_search import Progress, Search, plain, search
 from ensembles.stopping import members_of
 from ensembles.subsets import sums
 from ensembles.votes import Ballot, Ints, Rule, part

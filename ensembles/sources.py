@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ensembles import existing, pretrained
 from ensembles.existing import Member
-from ensembles.parity import line
 from ensembles.preprocessing import ExportError, Rows
 from ensembles.repository import MAX_MANIFEST_BYTES, MAX_MODEL_BYTES
-from ensembles.spec import NAME, Calibration, ImageSpec, InputSpec
+from ensembles.spec import NAME, Calibration, ImageSpec, InputSpec, first_fault
 
 MODEL = "model.onnx"
 ABOUT = "member.json"
@@ -33,7 +32,10 @@ class Pixels:
             raise ExportError(f"--image: found rows of {list(shape)}, expected pictures")
         last = len(shape) == 2 or shape[2] in {1, 3}
         height, width = shape[:2] if last else shape[1:]
-        return ImageSpec(mode=self.mode, width=width, height=height, range=self.range)
+        try:
+            return ImageSpec(mode=self.mode, width=width, height=height, range=self.range)
+        except ValidationError as error:
+            raise ExportError(f"--image: {first_fault(error)}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def read(text: str, image: Pixels | None = None) -> Source:
 def _named(text: str) -> bool:
     """Whether a name stands before the source; an equals sign may also belong to a path or to a pretrained net's options."""
     name, equals, _ = text.partition("=")
-    return bool(equals) and re.match(NAME, name) is not None and not Path(text).exists()
+    return bool(equals) and re.fullmatch(NAME, name) is not None and not Path(text).exists()
 
 
 def _read(text: str, name: str, image: Pixels | None) -> Source:
@@ -132,7 +134,7 @@ def _experiment(path: Path, name: str) -> Source:
     try:
         about = About.model_validate_json(_content(file, MAX_MANIFEST_BYTES))
     except ValidationError as error:
-        raise ExportError(f"{file}: {_first(error)}") from None
+        raise ExportError(f"{file}: {first_fault(error)}") from None
     source = _file(path / MODEL, name or about.name, None)
     if source.classes != len(about.labels):
         raise ExportError(f"{file}: labels: found {len(about.labels)}, expected {source.classes} as in {MODEL}")
@@ -158,13 +160,7 @@ def _input(path: Path, fields: dict[str, Any]) -> InputSpec:
     try:
         return InputSpec.model_validate(fields)
     except ValidationError as error:
-        raise ExportError(f"{path}: input: {_first(error)}") from None
-
-
-def _first(error: ValidationError) -> str:
-    fault = error.errors()[0]
-    key = ".".join(map(str, fault["loc"]))
-    return f"{key}: {line(ValueError(fault['msg'].removeprefix('Value error, ')))}".removeprefix(": ")
+        raise ExportError(f"{path}: input: {first_fault(error)}") from None
 
 
 def plain(name: str) -> str:

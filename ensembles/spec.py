@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from ensembles.votes import Ballot, Rule, TieBreak
+from ensembles.wording import one_line, shown
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
@@ -212,9 +213,7 @@ class PolicySpec(_Frozen):
             (threshold,) = value.values()
             if isinstance(threshold, int | float) and not isinstance(threshold, bool) and 0 <= threshold <= 1:
                 return value
-        raise ValueError(
-            f"found {_shown(value)}, expected decided, or margin or agreement with a threshold from 0 to 1"
-        )
+        raise ValueError(f"found {shown(value)}, expected decided, or margin or agreement with a threshold from 0 to 1")
 
     @model_validator(mode="after")
     def _some_members(self) -> "PolicySpec":
@@ -303,13 +302,11 @@ class EnsembleSpec(_Frozen):
 
     def _check_policy(self, name: str, policy: PolicySpec) -> None:
         known = [member.name for member in self.members]
-        if not re.match(NAME, name) or name == "full":
-            raise ValueError(f"policies: found the name {_shown(name)}, expected another than full that matches {NAME}")
+        if not re.fullmatch(NAME, name) or name == "full":
+            raise ValueError(f"policies: found the name {shown(name)}, expected another than full that matches {NAME}")
         for member in policy.members:
             if member not in known:
-                raise ValueError(
-                    f"policies.{name}.stages: found {_shown(member)}, expected members: {', '.join(known)}"
-                )
+                raise ValueError(f"policies.{name}.stages: found {shown(member)}, expected members: {', '.join(known)}")
         rule = policy.rule or self.vote.rule
         if len(policy.stages) > 1 and policy.exit == DECIDED and rule in (Rule.LOG_AVERAGE, Rule.MEDIAN):
             raise ValueError(
@@ -322,10 +319,11 @@ class EnsembleSpec(_Frozen):
         return ("full", *self.policies.named, *members)
 
     def certified_digest(self, policy: PolicySpec) -> str:
-        """The sha256 of all that a policy's answers depend on: the members' graphs and weights, the labels, the vote and exits."""
+        """The sha256 of all that a policy's answers depend on: input, the members' graphs and weights, labels, vote and exits."""
         rule = policy.rule or self.vote.rule
         described = {
             "labels": self.labels,
+            "input": self.input.model_dump(mode="json"),
             "members": [
                 [member.name, member.sha256, member.emits, member.weight]
                 for member in self.members
@@ -337,6 +335,15 @@ class EnsembleSpec(_Frozen):
             "exit": policy.exit if isinstance(policy.exit, str) else [policy.exit.score, policy.exit.threshold],
         }
         return hashlib.sha256(json.dumps(described, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What does not keep the ensemble from being served, and its operator should know; a line each."""
+        return [
+            f"policies.{name}: its certificate was made for another manifest; run `ensembles plan`"
+            for name, policy in self.policies.named.items()
+            if self.stale(policy)
+        ]
 
     def stale(self, policy: PolicySpec) -> bool:
         """Whether the policy has a certificate that was made for something else than what the manifest says now."""
@@ -359,7 +366,7 @@ class EnsembleSpec(_Frozen):
 def _distinct(key: str, values: Iterable[str]) -> None:
     twice = _twice(values)
     if twice is not None:
-        raise ValueError(f"{key}: found {_shown(twice)} twice, expected distinct names")
+        raise ValueError(f"{key}: found {shown(twice)} twice, expected distinct names")
 
 
 def _twice(values: Iterable[str]) -> str | None:
@@ -372,7 +379,7 @@ def _twice(values: Iterable[str]) -> str | None:
     return None
 
 
-class _PlainLoader(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
     """Safe YAML without aliases (a few lines of them can grow into gigabytes) and without keys given twice."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -384,22 +391,22 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         twice = _twice(str(key.value) for key, _ in node.value)
         if twice is not None:
-            raise SpecError(f"line {node.start_mark.line + 1}: found key {_shown(twice)} twice, expected it once")
+            raise SpecError(f"line {node.start_mark.line + 1}: found key {shown(twice)} twice, expected it once")
         return super().construct_mapping(node, deep)
 
 
 def parse(text: str) -> EnsembleSpec:
     """Read the text of an `ensemble.yaml`. Raises SpecError, one line that names the key, what was found and expected."""
     try:
-        content = yaml.load(text, Loader=_PlainLoader)  # noqa: S506  a SafeLoader, stricter
+        content = yaml.load(text, Loader=PlainLoader)  # noqa: S506  a SafeLoader, stricter
     except yaml.YAMLError as error:
-        raise SpecError(f"expected YAML, found {_one_line(str(error))}") from None
+        raise SpecError(f"expected YAML, found {one_line(error)}") from None
     except RecursionError:
         raise SpecError("expected a manifest, found YAML that nests too deep") from None
     except SpecError:
         raise
     except (ValueError, KeyError, AttributeError, TypeError) as error:  # a date that is none, a number of 5,000 digits
-        raise SpecError(f"expected YAML, found {_one_line(str(error))}") from None
+        raise SpecError(f"expected YAML, found {one_line(error)}") from None
     if not isinstance(content, dict):
         raise SpecError(f"expected a mapping, found {type(content).__name__}")
     return from_mapping(content)
@@ -410,30 +417,22 @@ def from_mapping(content: Mapping[str, Any]) -> EnsembleSpec:
     try:
         return EnsembleSpec.model_validate(dict(content))
     except ValidationError as error:
-        raise SpecError(_first_fault(error)) from None
+        raise SpecError(first_fault(error)) from None
 
 
-def _first_fault(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
+    """The first fault that pydantic found, in one line: the key, what was found and what was expected."""
     fault = error.errors()[0]
-    key = _one_line(re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, fault["loc"]))))
+    key = one_line(re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, fault["loc"]))))
     kind = fault["type"]
     if kind == "extra_forbidden":
         return f"{key}: unknown key"
     if kind == "missing":
         return f"{key}: missing"
     if kind == "model_type":
-        return f"{key}: found {_shown(fault['input'])}, expected a mapping"
+        return f"{key}: found {shown(fault['input'])}, expected a mapping"
     if kind == "value_error":
         text = str(fault["ctx"]["error"])
         return f"{key}: {text}" if key else text
     expected = fault["msg"].removeprefix("Input should be ").removeprefix("String should ").replace("String should", "")
-    return f"{key}: found {_shown(fault['input'])}, expected {expected}"
-
-
-def _shown(value: object) -> str:
-    return _one_line(repr(value))
-
-
-def _one_line(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 200 else text[:197] + "..."
+    return f"{key}: found {shown(fault['input'])}, expected {expected}"

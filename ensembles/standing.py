@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ensembles import estimates
 from ensembles.accuracy import Reliability, brier_rows, fit_temperature, nll_rows, right
 from ensembles.estimates import Estimate, Z
-from ensembles.votes import Ballot, Floats, Ints, Mask, Result, Rule, vote
+from ensembles.votes import Ballot, Floats, Ints, Mask, Result, Rule, at_temperature, part, vote
 
 CHUNK_VALUES = 1 << 18
 """Numbers of the table that are in memory at a time."""
@@ -66,12 +66,7 @@ class Way:
 
     def ballot(self, table: Table) -> Ballot:
         """The manifest's ballot for these members and this rule."""
-        chosen = np.array(self.members)
-        weights = table.ballot.weights[chosen]
-        rank = np.argsort(table.ballot.priority)[chosen]
-        return replace(
-            table.ballot, rule=self.rule, weights=weights, priority=np.argsort(rank, kind="stable"), temperature=1.0
-        )
+        return replace(part(table.ballot, np.array(self.members)), rule=self.rule, temperature=1.0)
 
 
 def alone(member: int) -> Way:
@@ -120,8 +115,8 @@ def stand(table: Table, way: Way, seed: int = 0) -> Standing:
         label_index[rows], margin[rows] = result.label_index, result.margin
         correct = right(result.label_index, table.y[rows])
         plain.add(result.probabilities, correct, table.y[rows])
-        temperature = np.where(first_half[rows], for_first, for_second)
-        calibrated.add(at_temperature(result.probabilities, temperature), correct, table.y[rows])
+        temperature = np.where(first_half[rows], for_first, for_second).astype(np.float32)
+        calibrated.add(at_temperature(result.probabilities, temperature[:, None]), correct, table.y[rows])
     correct = right(label_index.astype(np.int64), table.y)
     return Standing(
         way=way,
@@ -149,7 +144,7 @@ class _Losses:
         self._brier: list[Floats] = []
         self._reliability: list[Reliability] = []
 
-    def add(self, probabilities: NDArray[np.float32], correct: Mask, y: Ints) -> None:
+    def add(self, probabilities: NDArray[np.floating], correct: Mask, y: Ints) -> None:
         self._nll.append(nll_rows(probabilities, y))
         self._brier.append(brier_rows(probabilities, y))
         self._reliability.append(Reliability.of(probabilities.max(axis=1), correct))
@@ -162,14 +157,6 @@ class _Losses:
         return Calibration(estimates.mean(nll), estimates.mean(brier), reliability.ece(), reliability)
 
 
-def at_temperature(probabilities: NDArray[np.float32], temperature: Floats) -> NDArray[np.float32]:
-    """p^(1/T), normalised, row by row: `probabilities` [n, K], `temperature` [n]. As `votes.vote` does it."""
-    top = probabilities.max(axis=1, keepdims=True)
-    powers = (np.maximum(probabilities, 0) / top) ** (1 / temperature[:, None]).astype(np.float32)
-    scaled: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-    return scaled
-
-
 def _halves(n: int, seed: int) -> Mask:
     """A random half of n rows."""
     half = np.zeros(n, np.bool_)
@@ -180,8 +167,8 @@ def _halves(n: int, seed: int) -> Mask:
 def _fitted_elsewhere(table: Table, way: Way, first_half: Mask, seed: int) -> tuple[float, float]:
     """The temperature for rows of the first half, fitted on the second's; and the other way round."""
     fitted = []
-    for part in (~first_half, first_half):
-        rows = np.flatnonzero(part)
+    for half in (~first_half, first_half):
+        rows = np.flatnonzero(half)
         if len(rows) > FIT_ROWS:
             rows = np.sort(np.random.default_rng(seed).choice(rows, FIT_ROWS, replace=False))
         fitted.append(_fitted(table, way, rows))

@@ -61,12 +61,14 @@ def _standings(evaluation: Json) -> Table:
         ["", "accuracy", f"more than {evaluation['gain']['best_member']}", "p", "time / 1,000", "USD / 1,000"]
     )
     for each in evaluation["members"]:
-        table.add_row(each["name"], _accuracy(each), "", "", *_cost(each))
+        table.add_row(each["name"], share_right(each), "", "", *time_and_cost(each))
     table.add_section()
     for each in evaluation["ensembles"]:
         gain = [_interval(each["gain"]["over_best_member"], 100, 1), f"{each['gain']['mcnemar_p']:.2g}"]
         mine = each["rule"] == served
-        table.add_row(_rule(each, served), _accuracy(each), *gain, *_cost(each), style="bold" if mine else None)
+        table.add_row(
+            _rule(each, served), share_right(each), *gain, *time_and_cost(each), style="bold" if mine else None
+        )
     table.caption = "* the manifest's rule; brackets: 95% intervals; gains in points, p: McNemar's exact test"
     table.caption_justify = "left"
     return table
@@ -92,11 +94,13 @@ def _rule(each: Json, served: str) -> str:
     return RULES[each["rule"]] + (" *" if each["rule"] == served else "")
 
 
-def _accuracy(each: Json) -> str:
+def share_right(each: Json) -> str:
+    """The accuracy of a member, of a rule or of an entry of a plan."""
     return _interval(each["accuracy"], 100, 2 if each["accuracy"]["n"] >= 5000 else 1, "%")
 
 
-def _cost(each: Json) -> tuple[str, str]:
+def time_and_cost(each: Json) -> tuple[str, str]:
+    """Of 1,000 rows; the cost in USD."""
     cost = verdict.dollars(each["cost_usd_per_1000"]["value"]).removesuffix(" USD")
     return verdict.seconds(each["seconds_per_1000"]["value"]), cost
 

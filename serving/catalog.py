@@ -131,11 +131,8 @@ async def load(live: Live, load_member: LoadMember, books: Books, executors: int
         live.reason = str(error)
         log.error("not ready: %s", error)  # noqa: TRY400  one line; the fault is the repository's, not ours
         return
-    for name, policy in live.spec.policies.named.items():
-        if live.spec.stale(policy):
-            log.warning(
-                "%s: policies.%s: its certificate was made for another manifest; run `ensembles plan`", live.name, name
-            )
+    for warning in live.spec.warnings:
+        log.warning("%s: %s", live.name, warning)
     live.members = members
     if live.closed:
         return

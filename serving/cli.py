@@ -97,7 +97,10 @@ def check(
     faults = []
     for path in repositories:
         fault = _fault(path)
-        faults.append({"repository": str(path), "ok": fault is None, "fault": fault})
+        warnings = [] if fault else repository.read(path).spec.warnings
+        faults.append({"repository": str(path), "ok": fault is None, "fault": fault, "warnings": warnings})
+        for warning in warnings:
+            print(f"serving: {path}: {warning}", file=sys.stderr)
         if fault is None and not as_json:
             print(f"{path}: ok")
         elif fault is not None:

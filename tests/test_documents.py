@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+import yaml
+
+from ensembles import cli, spec
+from ensembles.training import recipes
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -46,3 +51,33 @@ def test_every_command_of_the_project_explains_itself(command: str) -> None:
 
     assert done.returncode == 0
     assert "Usage:" in done.stdout
+
+
+def test_the_options_in_the_workbench_page_are_those_of_the_commands() -> None:
+    text = (ROOT / "docs" / "workbench.md").read_text()
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        section = text.split(f"\n## ensembles {name}\n")[1].split("\n## ")[0]
+        real = {option for each in command.params for option in each.opts if option.startswith("--")} | {"--json"}
+
+        assert set(re.findall(r"--[a-z][a-z-]+", section.strip().split("\n")[0])) <= real, name
+        assert {each for each in real - {"--json", "--help"} if each not in section} == set(), name
+
+
+def test_the_recipe_in_the_workbench_page_is_one() -> None:
+    members, search = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "workbench.md").read_text(), re.DOTALL)
+    recipe = recipes.parse((members + search).encode())
+
+    assert recipe.member_names == ("vgg", "small", "twin", "grey")
+    assert recipe.search is not None
+
+
+def test_the_policies_in_the_serving_page_are_some(digits) -> None:
+    text = (ROOT / "docs" / "serving.md").read_text().split("\n## Policies\n")[1]
+    policies = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1].replace("…", "0" * 64))["policies"]
+    members = [
+        {**digits.spec.members[0].model_dump(mode="json"), "name": each}
+        for each in ("small", "forest", "twin", "grey", "vgg")
+    ]
+    found = spec.from_mapping({**digits.spec.model_dump(mode="json"), "members": members, "policies": policies})
+
+    assert found.policy_names[:4] == ("full", "early_exit", "cascade", "planned")

@@ -4,6 +4,10 @@ USAGE = 2
 """The exit code of wrong usage."""
 
 
+DATA = "An .npz file with x and y, or a folder or .zip with a folder of images for each class; data.zip#test for a part of it."
+"""The help on labelled data."""
+
+
 class Fault(Exception):
     """The command ends here: one line for the user, and the exit code (1: the answer is no, 2: wrong usage)."""
 

@@ -9,11 +9,12 @@ from typing import Annotated, Optional
 import typer
 
 from ensembles import document, report, repository
-from ensembles.commands import USAGE, Fault
+from ensembles.commands import DATA, USAGE, Fault
 from ensembles.commands.progress import bar
 from ensembles.dataset import DatasetError
 from ensembles.document import DocumentError
 from ensembles.members import MemberError
+from ensembles.planning import PRICE_PER_HOUR
 from ensembles.recording import RecordingError, default_cache, record
 from ensembles.report import ReportError
 from ensembles.repository import RepositoryError
@@ -23,8 +24,6 @@ EPILOG = "Example: ensembles evaluate exported_models/digits --data exported_mod
 
 
 FAULTS = (RepositoryError, DatasetError, RecordingError, MemberError, DocumentError, ReportError)
-
-DATA = "An .npz file with x and y, or a folder or .zip with a folder of images for each class; data.zip#test for a part of it."
 
 
 def evaluate(
@@ -36,12 +35,15 @@ def evaluate(
     ] = None,
     cache: Annotated[
         Optional[Path],
-        typer.Option(metavar="DIR", help="Where the members' votes are kept. [default: ~/.cache/scrutin/votes]"),
+        typer.Option(metavar="DIR", help="Where the members' votes are kept. \\[default: ~/.cache/scrutin/votes]"),
     ] = None,
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Put none of the data's images into the report.")
+    ] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     price_per_hour: Annotated[
         float, typer.Option(min=0, metavar="USD", help="What an hour of one device costs.")
-    ] = 0.10,
+    ] = PRICE_PER_HOUR,
     seed: Annotated[int, typer.Option(min=0, help="Of the splits into halves.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of tables.")] = False,
 ) -> None:
@@ -55,7 +57,7 @@ def evaluate(
         with bar("running the members") as progress:
             recording = record(found, Path(data), cache or default_cache(), skip_bad=skip_bad, progress=progress)
         with bar("judging the votes"):
-            evaluation = document.evaluated(recording, price_per_hour, seed)
+            evaluation = document.evaluated(recording, price_per_hour, seed, not no_pictures)
         if out is not None:
             document.write(out / document.FILE, document.text(evaluation))
             report.redraw(out)

@@ -29,7 +29,7 @@ def export(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE…",
+            metavar="SOURCE",
             help="An experiment folder, an .onnx file, timm:NAME or torchvision:NAME (?pretrained=false, "
             "?weights=FILE.safetensors, &classes=N); NAME=SOURCE names the member.",
         ),

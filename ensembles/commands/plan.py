@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from ensembles import document, plan_document, repository
-from ensembles.commands import USAGE, Fault
+from ensembles.commands import DATA, USAGE, Fault
 from ensembles.commands.progress import bar
 from ensembles.dataset import DatasetError
 from ensembles.document import DocumentError
@@ -20,14 +20,17 @@ from ensembles.planning import PRICE_PER_HOUR, Plan, PlanningError, Recorded, Wi
 from ensembles.planning import plan as planned
 from ensembles.recording import RecordingError, default_cache, record
 from ensembles.repository import Repository, RepositoryError
-from ensembles.tables import console
+from ensembles.tables import console, share_right, time_and_cost
+from ensembles.verdict import RULES
 
 EPILOG = "Example: ensembles plan exported_models/digits --data exported_models/digits/samples.npz --disagreement 0.02"
 
 
 FAULTS = (RepositoryError, DatasetError, RecordingError, MemberError, DocumentError, PlanningError)
 
-DATA = "An .npz file with x and y, or a folder or .zip with a folder of images for each class; data.zip#test for a part of it."
+
+LEAST_SHARE = 1e-9
+"""Of rows that may disagree: fewer would take billions of rows to certify."""
 
 
 def plan(
@@ -48,7 +51,7 @@ def plan(
     ] = PRICE_PER_HOUR,
     cache: Annotated[
         Optional[Path],
-        typer.Option(metavar="DIR", help="Where the members' votes are kept. [default: ~/.cache/scrutin/votes]"),
+        typer.Option(metavar="DIR", help="Where the members' votes are kept. \\[default: ~/.cache/scrutin/votes]"),
     ] = None,
     out: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Where plan.json goes.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Put the policies into ensemble.yaml.")] = False,
@@ -67,23 +70,24 @@ def plan(
         recorded = Recorded(names, recording.scores, recording.y, recording.seconds, found.spec.ballot)
         with bar("looking at all candidates") as progress:
             made = planned(recorded, wishes, progress)
-        content = plan_document.document(made)
+        data_used = {"name": recording.name, "digest": recording.data_digest}
+        content = {**plan_document.document(made), "data": data_used}
         if out is not None:
             document.write(out / plan_document.FILE, document.text(content))
-        if write:
+        print(json.dumps(content, allow_nan=False)) if as_json else _show(content)
+        _answer(content)
+        if write:  # only what is what was asked for
             put(found, made)
     except FAULTS as fault:
         raise Fault(str(fault)) from fault
-    print(json.dumps(content, allow_nan=False)) if as_json else _show(content)
-    _answer(content)
 
 
 def _check(wishes: Wishes) -> None:
     """Raises Fault for numbers that mean nothing."""
     for name in ("disagreement", "confidence"):
         value = getattr(wishes, name)
-        if not 0 < value < 1:
-            raise Fault(f"--{name}: found {value}, expected a share between 0 and 1", USAGE)
+        if not LEAST_SHARE <= value < 1:
+            raise Fault(f"--{name}: found {value}, expected a share from {LEAST_SHARE:g} to less than 1", USAGE)
     for name in ("price_per_hour", "max_cost", "min_accuracy"):
         value = getattr(wishes, name)
         if value is not None and not math.isfinite(value):
@@ -113,8 +117,9 @@ def _answer(content: Json) -> None:
         wanted += [f"at no more than {most:g} USD per 1,000 rows"] if most is not None else []
         raise Fault(f"of {content['candidates']:,} candidates none is {' '.join(wanted)} on the rows that choose")
     if least is not None and chosen["accuracy"]["high"] < least:
-        accuracy = _percent(chosen["accuracy"])
-        raise Fault(f"what was picked is right on {accuracy} of the rows apart, which is less than {least:.1%}")
+        raise Fault(
+            f"what was picked is right on {share_right(chosen)} of the rows apart, which is less than {least:.1%}"
+        )
 
 
 LEFT = ("stages", "rule", "exit", "")
@@ -134,11 +139,9 @@ def _show(content: Json) -> None:
 
 def _row(entry: Json) -> list[str]:
     stages = " > ".join(" ".join(stage) for stage in entry["stages"])
-    seconds, usd = entry["seconds_per_1000"]["value"], entry["cost_usd_per_1000"]["value"]
     runs = f"{entry['expected_member_runs']['value']:.2f}"
     known = ", ".join(name.replace("_", " ") for name in entry["known_as"])
-    exit_, accuracy = _exit(entry["exit"]), _percent(entry["accuracy"])
-    return [stages, entry["rule"], exit_, accuracy, runs, f"{1000 * seconds:.3g} ms", f"{usd:.3g}", known]
+    return [stages, RULES[entry["rule"]], _exit(entry["exit"]), share_right(entry), runs, *time_and_cost(entry), known]
 
 
 def _exit(exit_: str | dict[str, float] | None) -> str:
@@ -148,17 +151,13 @@ def _exit(exit_: str | dict[str, float] | None) -> str:
     return exit_ or ""
 
 
-def _percent(estimate: Json) -> str:
-    return f"{estimate['value']:.1%} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
-
-
 def _said(content: Json) -> list[str]:
     searched = f"{content['candidates']:,} candidates on {content['chosen_on']} rows"
     lines = [f"{searched}; all figures from {content['judged_on']} other rows, with 95% intervals"]
     chosen: Any = content["chosen"]
     if chosen:
         lines.append(
-            f"chosen: {', '.join(chosen['members'])}: {_percent(chosen['accuracy'])}; on the rows that chose it "
+            f"chosen: {', '.join(chosen['members'])}: {share_right(chosen)}; on the rows that chose it "
             f"{chosen['when_choosing']['accuracy']:.1%}, which flatters it"
         )
     return lines

@@ -17,7 +17,7 @@ EPILOG = "Example: ensembles promise 0.3 0.3 0.3; ensembles promise 0.3 --member
 
 
 def promise(
-    errors: Annotated[list[float], typer.Argument(metavar="ERROR…", help="How often each member errs, 0 to 1.")],
+    errors: Annotated[list[float], typer.Argument(metavar="ERROR", help="How often each member errs, 0 to 1.")],
     weight: Annotated[
         Optional[list[float]], typer.Option(help="What a member's vote counts; once a member, in order.  [1 each]")
     ] = None,

@@ -11,6 +11,7 @@ from ensembles.members import MemberError, Occupation, Rows, Scores
 from ensembles.members.cores import cores
 from ensembles.members.timing import TimeByRows
 from ensembles.spec import MemberSpec
+from ensembles.wording import one_line
 
 try:
     import onnxruntime as ort
@@ -80,7 +81,7 @@ def _session(spec: MemberSpec, content: bytes) -> Any:
     except MemberError:
         raise
     except Exception as error:
-        raise MemberError(f"ONNX Runtime cannot load the model: {' '.join(str(error).split())[:200]}") from None
+        raise MemberError(f"ONNX Runtime cannot load the model: {one_line(error)}") from None
 
 
 def _providers(device: str) -> list[Any]:

@@ -8,14 +8,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ensembles.training import files
+from ensembles import atomic
 from ensembles.training.experiment import CHECKPOINT, ExperimentError
+from ensembles.wording import one_line
 
 
 def save(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
     """State after this many epochs. Raises OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(net, optimizer)}
-    files.write(folder / CHECKPOINT, safetensors.torch.save(tensors, {"epochs": str(epochs)}))
+    atomic.write(folder / CHECKPOINT, safetensors.torch.save(tensors, {"epochs": str(epochs)}))
 
 
 def load(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -33,7 +34,7 @@ def load(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         net.load_state_dict({name[4:]: tensor for name, tensor in found.items() if name.startswith("net.")})
         optimizer.load_state_dict(optimizer.state_dict() | {"state": _state(found)})
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        first = " ".join(str(error).split())[:200]
+        first = one_line(error)
         raise ExperimentError(f"{file}: expected a checkpoint of this member, found {first}") from None
     return epochs
 

@@ -17,8 +17,9 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from ensembles.training import files
+from ensembles import atomic
 from ensembles.training.recipes import CalibrationRows, MemberRecipe, Name, RecipeError, _Frozen, mapping
+from ensembles.wording import one_line
 
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.csv", "checkpoint.safetensors"
 CURVES, MODEL, MEMBER = "curves.png", "model.onnx", "member.json"
@@ -107,7 +108,7 @@ class Experiment:
 
     def write(self, file: str, content: bytes) -> None:
         """Write one of the folder's files at once. Raises OSError."""
-        files.write(self.path / file, content)
+        atomic.write(self.path / file, content)
 
     def metrics(self) -> tuple[Epoch, ...]:
         """The epochs so far. Raises ExperimentError."""
@@ -136,7 +137,7 @@ class Experiment:
         try:
             found: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            first = " ".join(str(error).split())[:200]
+            first = one_line(error)
             raise ExperimentError(
                 f"{file}: expected what the model says of the calibration rows, found {first}"
             ) from None
@@ -152,7 +153,7 @@ class Experiment:
         try:
             return Member(**json.loads(file.read_bytes()))
         except (OSError, ValueError, TypeError) as error:
-            found = " ".join(str(error).split())[:200]
+            found = one_line(error)
             raise ExperimentError(f"{file}: expected what a finished run wrote, found {found}") from None
 
 

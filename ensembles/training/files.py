@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process or the machine stops."""
+"""Folders in which one process works at a time, and what killed ones leave there."""
 
 import fcntl
 import os
@@ -8,38 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SCRATCH = ".partial-"
+from ensembles.atomic import SCRATCH, write
+
+__all__ = ["fault", "only_one", "sweep", "write"]
+
 SECONDS_FOR_THE_DYING = 5.0
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace what stood at `path` at once; after a kill or a crash it holds the old content or the new. Raises OSError."""
-    scratch = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
-    try:
-        with scratch.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        scratch.replace(path)
-        settle(path.parent)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
 
 
 def sweep(folder: Path) -> None:
     """Remove what killed processes left half-written. Only for the one process that writes here."""
     for scratch in folder.glob(f"{SCRATCH}*"):
         shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
-
-
-def settle(folder: Path) -> None:
-    """Have the folder's entries on disk, too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

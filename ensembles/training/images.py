@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from ensembles import dataset, folders
+from ensembles import atomic, dataset, folders
 from ensembles.spec import ImageSpec, InputSpec
 from ensembles.training import files
 
@@ -76,12 +76,12 @@ def decode(data: dataset.Dataset, size: int, cache: Path, progress: Progress) ->
 
 
 def _make(folder: Path, data: dataset.Dataset, size: int, progress: Progress) -> None:
-    scratch = folder.with_name(f"{files.SCRATCH}{folder.name}")
+    scratch = folder.with_name(f"{atomic.SCRATCH}{folder.name}")
     scratch.mkdir()
     try:
         _fill(scratch, data, size, progress)
         scratch.replace(folder)
-        files.settle(folder.parent)
+        atomic.settle(folder.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -17,7 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from ensembles.spec import NAME, SpecError, _first_fault, _PlainLoader, _shown
+from ensembles.spec import NAME, PlainLoader, SpecError, first_fault
+from ensembles.wording import one_line, shown
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Architecture = Literal["linear", "mlp", "convnet", "vgg", "resnet", "mobilenet"]
@@ -218,7 +219,7 @@ def read(recipe: str) -> Recipe:
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or "no path"
         known = ", ".join(("digits", *built_in()))
-        raise RecipeError(f"{_shown(recipe)}: found {found}, expected a YAML file or one of {known}") from None
+        raise RecipeError(f"{shown(recipe)}: found {found}, expected a YAML file or one of {known}") from None
     try:
         return parse(content)
     except RecipeError as error:
@@ -235,7 +236,7 @@ def mapping(content: bytes) -> dict[str, Any]:
     if len(content) > MAX_RECIPE_BYTES:
         raise RecipeError(f"found more than {MAX_RECIPE_BYTES} bytes, expected a recipe")
     try:
-        found = yaml.load(content.decode(), Loader=_PlainLoader)  # noqa: S506  a SafeLoader, stricter
+        found = yaml.load(content.decode(), Loader=PlainLoader)  # noqa: S506  a SafeLoader, stricter
     except UnicodeDecodeError:
         raise RecipeError("expected UTF-8 text") from None
     except SpecError as error:
@@ -243,7 +244,7 @@ def mapping(content: bytes) -> dict[str, Any]:
     except RecursionError:
         raise RecipeError("expected a recipe, found YAML that nests too deep") from None
     except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:  # a date that is none, for one
-        raise RecipeError(f"expected YAML, found {' '.join(str(error).split())[:200]}") from None
+        raise RecipeError(f"expected YAML, found {one_line(error)}") from None
     if not isinstance(found, dict):
         raise RecipeError(f"expected a mapping, found {type(found).__name__}")
     return found
@@ -254,4 +255,4 @@ def from_mapping(content: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(dict(content))
     except ValidationError as error:
-        raise RecipeError(_first_fault(error)) from None
+        raise RecipeError(first_fault(error)) from None

@@ -1,30 +1,27 @@
 """Tensors and images to rows, rows to tensors. Sizes are compared before an array is made; rows are views where they can be."""
 
 import asyncio
-import io
-import struct
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ensembles import pictures
 from ensembles.spec import DTYPES, ImageSpec, InputSpec
 from serving.errors import InvalidRequest, TooLarge
 
 Image.preinit()  # else the first picture waits for its reader to be imported
 
+T = TypeVar("T")
+
 NUMBERS = {bool, int, float}
 
 EXACT = 2.0**53
 """Up to here a number that came as a float is the whole number that was meant."""
-
-MAX_PIXELS = 50_000_000
-"""Of all pictures of a request: a camera's one, and a fifth of a second to decode. Read from the headers before that."""
 
 PIXELS_ON_THE_LOOP = 250_000
 """Decoding fewer takes about as long as going to a thread and back is worth: a millisecond."""
@@ -146,48 +143,25 @@ async def rows_from_images(given: InputSpec, files: Sequence[bytes], limit: int)
         )
     if not 1 <= len(files) <= limit:
         raise InvalidRequest(f"found {len(files)} images, expected 1 to {limit}")
-    pictures = [_opened(content) for content in files]
-    pixels = sum(width * height for width, height in (picture.size for picture in pictures))
-    if pixels > MAX_PIXELS:
-        raise TooLarge(f"found images of {pixels} pixels, expected at most {MAX_PIXELS} in a request")
-    rows = partial(_rows_from_pictures, given, given.image, pictures)
+    opened = [_read(pictures.opened, content) for content in files]
+    pixels = sum(width * height for width, height in (picture.size for picture in opened))
+    if pixels > pictures.MAX_PIXELS:
+        raise TooLarge(f"found images of {pixels} pixels, expected at most {pictures.MAX_PIXELS} in a request")
+    rows = partial(_rows_from_pictures, given, given.image, opened)
     return rows() if pixels < PIXELS_ON_THE_LOOP else await asyncio.to_thread(rows)
 
 
-def _rows_from_pictures(given: InputSpec, image: ImageSpec, pictures: Sequence[Image.Image]) -> NDArray[Any]:
-    return np.stack([_row_from_picture(given, image, picture) for picture in pictures])
+def _rows_from_pictures(given: InputSpec, image: ImageSpec, opened: Sequence[Image.Image]) -> NDArray[Any]:
+    return np.stack([_read(pictures.decoded, picture, given, image) for picture in opened])
 
 
-def _row_from_picture(given: InputSpec, image: ImageSpec, picture: Image.Image) -> NDArray[Any]:
-    with _reading():
-        resized = picture.convert(image.mode).resize((image.width, image.height), Image.Resampling.BOX)
-    return _scaled(np.asarray(resized, np.float32), image, given)
-
-
-def _opened(content: bytes) -> Image.Image:
-    """A picture of which only the header is read so far."""
-    with _reading():
-        return Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
+def _read(read: Callable[..., T], *given: Any) -> T:
     try:
-        yield
-    except Image.DecompressionBombError:
-        raise TooLarge(f"found an image too large to decode, expected at most {MAX_PIXELS} pixels") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error):
+        return read(*given)
+    except pictures.PictureTooLargeError:
+        raise TooLarge(f"found an image too large to decode, expected at most {pictures.MAX_PIXELS} pixels") from None
+    except pictures.PictureError:
         raise InvalidRequest("found no readable image, expected a PNG or JPEG") from None
-
-
-def _scaled(pixels: NDArray[np.float32], image: ImageSpec, given: InputSpec) -> NDArray[Any]:
-    low, high = image.range
-    values = low + pixels / np.float32(255) * np.float32(high - low)
-    if given.dtype.kind in "iu":
-        values = np.rint(values)
-    if values.ndim == 3 and given.shape[0] == 3:
-        values = values.transpose(2, 0, 1)
-    return values.reshape(given.shape).astype(given.dtype)
 
 
 def decompressed(body: bytes, encoding: str, limit: int) -> bytes:

@@ -89,6 +89,11 @@ def test_labels_may_be_whole_numbers_of_any_size(tmp_path: Path, kind: str) -> N
     assert np.array_equal(dataset.read(tmp_path / "data.npz", ROWS, LABELS).y, Y)
 
 
+def test_a_path_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(DatasetError, match="found File name too long, expected readable data"):
+        dataset.read(Path("n" * 300), ROWS, LABELS)
+
+
 def test_single_rows_are_found_again(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=X, y=Y)
     data = dataset.read(tmp_path / "data.npz", ROWS, LABELS)
@@ -241,7 +246,7 @@ def test_folders_that_are_not_the_classes_are_refused(tmp_path: Path, files: dic
 
 
 def test_pictures_for_a_manifest_that_knows_none_are_refused(tmp_path: Path) -> None:
-    line = "found images, expected an .npz file: the manifest has no input.image"
+    line = "found images, expected an .npz file or an input.image in the manifest (`ensembles export --image`)"
 
     assert refusal(folder(tmp_path, FILES), ROWS).endswith(line)
 
@@ -290,6 +295,13 @@ def test_a_row_shows_the_picture_that_it_was_made_of(given: InputSpec, image: Im
 @pytest.mark.parametrize("name", ["../cat/a.png", "/cat/a.png", "cat/../../a.png", "..\\cat\\a.png"])
 def test_paths_that_leave_the_zip_are_refused(tmp_path: Path, name: str) -> None:
     assert "expected one inside the zip" in refusal(zipped(tmp_path / "data.zip", {name: b""} | FILES))
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    os.symlink("link", tmp_path / "images" / "link")
+
+    assert refusal(tmp_path / "images").endswith("found the link link, expected files inside the folder")
 
 
 @pytest.mark.parametrize("target", ["/etc/hostname", "/etc", "../outside.png"])

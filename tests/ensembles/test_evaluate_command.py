@@ -40,6 +40,12 @@ def refusal(result: Result, code: int = 1) -> str:
     return line
 
 
+def test_help_says_where_votes_are_kept() -> None:
+    shown = CliRunner().invoke(app, ["evaluate", "--help"], env={"COLUMNS": "200"}, color=False)
+
+    assert "[default: ~/.cache/scrutin/votes]" in shown.stdout
+
+
 def test_a_table_is_printed_with_the_verdict_last(digits: Repository, cache: Path) -> None:
     result = evaluated(digits, cache)
 
@@ -56,7 +62,8 @@ def test_json_is_for_machines(digits: Repository, cache: Path, tmp_path: Path) -
     result = evaluated(digits, cache, "--json", "--out", tmp_path)
 
     assert json.loads(result.stdout) == json.loads((tmp_path / "evaluation.json").read_text())
-    assert json.loads(call("report", tmp_path, "--json").stdout) == {"report": str(tmp_path / "report.html")}
+    again = json.loads(call("report", tmp_path, "--json").stdout)
+    assert again == {"report": str(tmp_path / "report.html"), "pictures": []}
 
 
 def test_files_are_written_and_the_report_can_be_drawn_again(digits: Repository, cache: Path, tmp_path: Path) -> None:
@@ -69,6 +76,21 @@ def test_files_are_written_and_the_report_can_be_drawn_again(digits: Repository,
     result = call("report", out)
     assert result.stdout.strip() == str(out / "report.html")
     assert (out / "report.html").read_bytes() == before
+
+
+def test_a_report_without_pictures_says_the_same_without_an_image_of_the_data(
+    digits: Repository, cache: Path, tmp_path: Path
+) -> None:
+    shown, bare = tmp_path / "shown", tmp_path / "bare"
+    assert evaluated(digits, cache, "--out", shown).exit_code == 0
+    assert evaluated(digits, cache, "--out", bare, "--no-pictures").exit_code == 0
+
+    expected, found = (json.loads((out / "evaluation.json").read_text()) for out in (shown, bare))
+    assert all(sample.pop("picture").startswith("data:image/png") for sample in expected["samples"])
+    assert all(sample.pop("picture") is None for sample in found["samples"])
+    assert found == expected
+    assert "data:image" in (shown / "report.html").read_text()
+    assert "data:image" not in (bare / "report.html").read_text()
 
 
 def test_a_price_is_what_the_costs_follow(digits: Repository, cache: Path) -> None:

@@ -19,8 +19,8 @@ from ensembles.gallery import gallery
 from ensembles.recording import Recording, record
 from ensembles.repository import Repository
 from ensembles.spec import ImageSpec, InputSpec
-from ensembles.standing import Table, Way, alone, at_temperature, stand
-from ensembles.votes import Ballot, Rule, TieBreak, vote
+from ensembles.standing import Table, Way, alone, stand
+from ensembles.votes import Ballot, Rule, TieBreak, at_temperature, vote
 
 CLASSES = 4
 GIVEN = InputSpec(name="image", datatype="UINT8", shape=(8, 8))
@@ -105,6 +105,20 @@ def test_rows_that_choose_the_best_member_never_judge_it() -> None:
     assert np.mean(judged) == pytest.approx(0.5, abs=0.005)
     assert np.mean(everywhere) > 0.54, "which choosing and judging on the same rows would have shown"
     assert significant <= 64
+
+
+def test_rows_that_choose_the_best_member_are_in_none_of_its_comparisons() -> None:
+    """All that is set against the best member is counted on the rows that judge it."""
+    scores, y = noisy(500, [0.4] * 8)
+    found = evaluate(table(scores, y), [None] * 8)
+    _, judging, _ = best_member([member.right for member in found.members], [None] * 8)
+
+    assert found.promise.best_error.value == pytest.approx(1 - found.best.right[judging].mean())
+    assert found.promise.measured_error.value - found.promise.best_error.value == pytest.approx(
+        -found.gains[list(Rule).index(Rule.MAJORITY)].over_best_member.value
+    )
+    assert found.promise.best_error.n == found.gain.rows == 400
+    assert found.selective_best.accuracy[-1] == pytest.approx(found.best.right[judging].mean())
 
 
 def test_shuffled_labels_show_no_gain() -> None:
@@ -222,7 +236,7 @@ def test_a_temperature_does_what_it_does_in_the_vote(rule: Rule, temperature: fl
     hot = dataclasses.replace(way.ballot(found), temperature=temperature)
 
     expected = vote(found.stacked((0, 1, 2), slice(None)), hot).probabilities
-    scaled = at_temperature(way.answer(found, slice(None)).probabilities, np.full(50, temperature))
+    scaled = at_temperature(way.answer(found, slice(None)).probabilities, np.full((50, 1), temperature))
     assert scaled == pytest.approx(expected, abs=1e-5)
 
 
@@ -247,7 +261,7 @@ def test_each_half_is_judged_at_the_temperature_of_the_other() -> None:
     pooled = way.answer(found, slice(None)).probabilities
     of_first, of_second = (fit_temperature(pooled[half], found.y[half]) for half in (first, ~first))
 
-    scaled = at_temperature(pooled, np.where(first, of_second, of_first))
+    scaled = at_temperature(pooled, np.where(first, of_second, of_first)[:, None])
     assert of_first != of_second
     assert stand(found, way).calibrated.nll.value == pytest.approx(nll_rows(scaled, found.y).mean(), abs=1e-6)
 

@@ -126,6 +126,15 @@ def test_each_row_has_one_part(digits: Repository, tmp_path: Path) -> None:
     assert all((part.y == part.x[:, 0] % 2).all() for part in (parts.samples, parts.choosing, parts.judging))
 
 
+def test_the_first_samples_are_of_all_classes_though_the_data_come_class_by_class(tmp_path: Path) -> None:
+    x = np.arange(400, dtype=np.float32)[:, None]
+    samples.write_npz(tmp_path / "rows.npz", x, np.arange(400) // 100)
+    rows = shares.read(tmp_path / "rows.npz", InputSpec(name="x", datatype="FP32", shape=(1,)), tuple("abcd"))
+
+    assert min(np.bincount(rows.y[:100], minlength=4)) >= 10
+    assert sorted(rows.x[:, 0]) == list(range(400)) and (rows.y == rows.x[:, 0] // 100).all()
+
+
 def test_an_experiment_knows_its_input_and_classes(experiment, data: Path, tmp_path: Path) -> None:
     run(experiment("cnn"), experiment("mlp"), "--to", tmp_path / "new", "--samples", data)
     written = repository.read(tmp_path / "new")
@@ -255,7 +264,7 @@ def test_what_member_json_says_has_to_be_true(experiment, data: Path, tmp_path: 
         f"{logits}: {logits}/member.json: emits: found logits, expected probabilities, which model.onnx gives"
     ).removeprefix(f"{logits}: ")
     assert refusal(nine, *words) == f"{nine}/member.json: labels: found 9, expected 10 as in model.onnx"
-    assert refusal(odd, *words).startswith(f"{odd}/member.json: calibration.accuracy: Input should be less than")
+    assert refusal(odd, *words).startswith(f"{odd}/member.json: calibration.accuracy: found 3, expected less than")
     (nine / "member.json").unlink()
     assert (
         refusal(nine, *words)
@@ -290,6 +299,14 @@ def test_wrong_usage_has_a_code_of_its_own(models, data: Path, tmp_path: Path) -
         with pytest.raises(Fault) as fault:
             run(*words, *more)
         assert (str(fault.value), fault.value.code) == (line, 2)
+
+
+@pytest.mark.parametrize("ends", ["0:0", "nan:1", "0:inf"])
+def test_a_picture_without_contrast_is_refused(models, data: Path, tmp_path: Path, ends: str) -> None:
+    words = [models("mlp"), "--to", tmp_path / "new", "--data", data, "--labels", LABELS, "--image", f"L:{ends}"]
+
+    assert "--image: range: found [" in refusal(*words)
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_a_new_repository_needs_is_told(models, data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`ensembles plan` as users call it: what it prints, writes and refuses."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import typer
 import yaml
 from typer.testing import CliRunner, Result
 
-from ensembles import repository, spec
+from ensembles import repository
 from ensembles.commands import Fault, plan
 from ensembles.repository import Repository, RepositoryError
 
@@ -49,6 +50,13 @@ def test_a_table_is_printed_with_what_was_chosen(digits: Repository, cache: Path
     for word in ("best member", "bigger model", "full", "early exit", "chosen", "decided", "180 other rows"):
         assert word in result.stdout, word
     assert max(map(len, result.stdout.splitlines())) <= 120
+    assert "…" not in result.stdout
+
+
+def test_help_says_where_votes_are_kept() -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}, color=False)
+
+    assert "[default: ~/.cache/scrutin/votes]" in shown.stdout
 
 
 def test_json_is_for_machines(digits: Repository, cache: Path, tmp_path: Path) -> None:
@@ -59,7 +67,7 @@ def test_json_is_for_machines(digits: Repository, cache: Path, tmp_path: Path) -
     assert content["judged_on"] == 180
     assert content["notes"] == [
         (
-            "no cascade: 180 rows are left to certify one, 598 are needed for a disagreement of 0.50% at 95% confidence, "
+            "no cascade: 180 rows are left to certify one, 598 are needed for a disagreement of 0.5% at 95% confidence, "
             "1994 in all"
         )
     ]
@@ -76,6 +84,13 @@ def test_the_price_scales_the_costs(digits: Repository, cache: Path) -> None:
     assert dear["seconds_per_1000"] == cheap["seconds_per_1000"]
 
 
+def test_a_price_beyond_all_numbers_is_unknown(digits: Repository, cache: Path) -> None:
+    result = call(digits.path, cache, "--price-per-hour", 1e308)
+
+    assert result.exit_code == 0
+    assert "unknown" in result.stdout
+
+
 def test_the_answer_can_be_no(digits: Repository, cache: Path) -> None:
     result = call(digits.path, cache, "--min-accuracy", 0.999)
     assert "best member" in result.stdout, "the table is shown nevertheless"
@@ -88,8 +103,10 @@ def test_the_answer_can_be_no(digits: Repository, cache: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--disagreement", 0], "--disagreement: found 0.0, expected a share between 0 and 1"),
-        (["--confidence", 1], "--confidence: found 1.0, expected a share between 0 and 1"),
+        (["--disagreement", 0], "--disagreement: found 0.0, expected a share from 1e-09 to less than 1"),
+        (["--disagreement", "5e-324"], "--disagreement: found 5e-324, expected a share from 1e-09 to less than 1"),
+        (["--disagreement", "nan"], "--disagreement: found nan, expected a share from 1e-09 to less than 1"),
+        (["--confidence", 1], "--confidence: found 1.0, expected a share from 1e-09 to less than 1"),
         (["--max-cost", "inf"], "--max-cost: found inf, expected a finite number"),
         (["--price-per-hour", "inf"], "--price-per-hour: found inf, expected a finite number"),
     ],
@@ -112,10 +129,7 @@ def test_data_that_cannot_be_used_is_refused(digits: Repository, cache: Path, tm
 
 # ------------------------------------------------------------------------------------------------------------ the manifest
 
-knows_policies = pytest.mark.skipif(not hasattr(spec, "PolicySpec"), reason="the manifest knows no policies")
 
-
-@knows_policies
 def test_written_policies_are_those_of_the_plan(copy: Path, cache: Path) -> None:
     before = yaml.safe_load((copy / "ensemble.yaml").read_text())
     result = call(copy, cache, "--disagreement", 0.02, "--write", "--json")
@@ -136,7 +150,13 @@ def test_written_policies_are_those_of_the_plan(copy: Path, cache: Path) -> None
     repository.verify(repository.read(copy))
 
 
-@knows_policies
+def test_nothing_is_written_where_the_answer_is_no(copy: Path, cache: Path) -> None:
+    before = (copy / "ensemble.yaml").read_bytes()
+    refusal(call(copy, cache, "--min-accuracy", 0.999, "--write"))
+
+    assert (copy / "ensemble.yaml").read_bytes() == before
+
+
 def test_planning_again_writes_the_same(copy: Path, cache: Path) -> None:
     call(copy, cache, "--disagreement", 0.02, "--write")
     once = (copy / "ensemble.yaml").read_bytes()
@@ -154,7 +174,8 @@ def test_nothing_is_written_unless_asked(copy: Path, cache: Path) -> None:
 
 def test_rewriting_keeps_all_else_to_the_byte(copy: Path) -> None:
     file = copy / "ensemble.yaml"
-    file.write_text("# ours\n" + file.read_text() + "# the end\n")
+    text = re.sub("temperature: [0-9.]+", "temperature: 1.0", file.read_text())
+    file.write_text("# ours\n" + text + "# the end\n")
     file.chmod(0o640)
     before = file.read_text()
     again = repository.rewrite(repository.read(copy), {"vote": {"temperature": 1.5}})
@@ -163,6 +184,17 @@ def test_rewriting_keeps_all_else_to_the_byte(copy: Path) -> None:
     assert file.read_text() == before.replace("temperature: 1.0", "temperature: 1.5")
     assert file.stat().st_mode & 0o777 == 0o640
     assert not list(copy.glob(".ensemble*"))
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_rewriting_keeps_the_comments_after_a_section_in_block_style(copy: Path, newline: str) -> None:
+    file = copy / "ensemble.yaml"
+    content = re.sub("vote: .*\n", "vote:\n  quorum: 3\n\n# how much is run\n", file.read_text())
+    file.write_bytes(content.replace("\n", newline).encode())
+    repository.rewrite(repository.read(copy), {"vote": {"quorum": 2}})
+
+    expected = content.replace("vote:\n  quorum: 3\n", "vote: {quorum: 2}\n")
+    assert file.read_bytes().decode().replace(newline, "\n") == expected
 
 
 def test_a_section_that_is_missing_is_added_and_a_key_without_value_goes(copy: Path) -> None:

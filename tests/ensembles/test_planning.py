@@ -15,7 +15,7 @@ from ensembles.front import DECIDED, Candidate
 from ensembles.judging import Policy, Threshold, certified, replay
 from ensembles.plan_document import document, manifest_changes
 from ensembles.planning import Plan, PlanningError, Recorded, Wishes, parts, plan
-from ensembles.search import Search, search
+from ensembles.policy_search import Search, search
 from ensembles.stopping import ADDITIVE, Score, decided, members_of
 from ensembles.votes import Ballot, Floats, Ints, Rule, TieBreak, part, vote
 
@@ -350,7 +350,7 @@ def test_too_few_rows_certify_nothing_and_say_how_many_would() -> None:
     assert not any(each.candidate.certified for each in made.front)
     (note,) = made.notes
     assert note.startswith(
-        "no cascade: 180 rows are left to certify one, 598 are needed for a disagreement of 0.50% at "
+        "no cascade: 180 rows are left to certify one, 598 are needed for a disagreement of 0.5% at "
     )
     assert note.endswith("95% confidence, 1994 in all")
     assert allowed_from(1994) >= 598 > allowed_from(1993)

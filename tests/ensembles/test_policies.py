@@ -126,6 +126,7 @@ def test_a_policy_without_a_certificate_is_never_stale() -> None:
         (("members", 1, "weight"), 2.0),
         (("members", 1, "emits"), "logits"),
         (("labels",), ["yes", "no"]),
+        (("input", "datatype"), "FP64"),
         (("vote", "rule"), "majority"),
         (("vote", "tie_break"), "first_class"),
         (("vote", "temperature"), 2.0),

@@ -137,3 +137,4 @@ def test_what_is_no_number_is_wrong_usage(arguments: str) -> None:
 
 def test_help_has_an_example() -> None:
     assert "Example: ensembles promise 0.3 0.3 0.3" in typed("--help")
+    assert "{ERROR}..." in typed("--help")

@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -72,6 +73,18 @@ def test_a_report_is_drawn_from_the_json_alone_and_always_the_same(folder: Path)
 
     assert report.redraw(folder).read_bytes() == first
     assert sorted(path.name for path in folder.iterdir()) == ["evaluation.json", "report.html"]
+
+
+def test_pictures_stand_alone_as_files_too(folder: Path) -> None:
+    page = report.redraw(folder).read_text()
+    files = report.apart(folder)
+
+    assert [file.name for file in files] == [f"{name}.svg" for name in SECTIONS if name != "hopeless"]
+    for file in files:
+        root = ET.parse(file).getroot()
+        used, given = set(re.findall(r"var\((--\w+)\)", file.read_text())), root[0].text or ""
+        assert root.tag.endswith("svg") and all(f"{variable}:" in given for variable in used)
+        assert file.read_text().partition("</style>")[2].strip() in page
 
 
 def test_every_section_has_a_picture_that_can_be_heard(page: str) -> None:
@@ -154,7 +167,10 @@ def test_a_plan_in_the_folder_draws_its_front(folder: Path) -> None:
             "mlp", "cnn", "forest", accuracy=estimate(0.96), seconds=estimate(0.09), known_as=["full"], on_front=True
         ),
     ]
-    plan = {"schema": 1, "front": points, "chosen": points[1], "judged_on": 240}
+    data = json.loads((folder / "evaluation.json").read_text())["data"]
+    plan = {"schema": 1, "front": points, "chosen": points[1], "judged_on": 240, "data": data}
+    (folder / "plan.json").write_text(json.dumps({**plan, "data": {**data, "digest": "0" * 64}}))
+    of_other_data = report.redraw(folder).read_text()
     (folder / "plan.json").write_text(json.dumps(plan))
     content = report.redraw(folder).read_text()
 
@@ -167,6 +183,7 @@ def test_a_plan_in_the_folder_draws_its_front(folder: Path) -> None:
         "chosen",
     }
     assert "The plan chose mlp, cnn: right on 95.0% in 30 ms." in content
+    assert of_other_data == without, "figures of other rows do not stand beside these"
 
 
 def test_a_plan_of_plain_numbers_is_drawn_too(evaluation: Any) -> None:
@@ -214,6 +231,31 @@ def test_an_evaluation_without_its_parts_is_refused_in_one_line(folder: Path, ev
         report.redraw(folder / "elsewhere")
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "nothing", '{"schema": "' + "2" * 1000 + '"}', "3"])
+def test_what_is_no_evaluation_is_refused_in_one_line(folder: Path, content: str) -> None:
+    (folder / "evaluation.json").write_text(content)
+    with pytest.raises(DocumentError) as refused:
+        report.redraw(folder)
+    (line,) = str(refused.value).splitlines()
+    assert len(line) < len(str(folder)) + 300
+
+
+def test_members_that_took_no_time_are_refused_in_one_line(folder: Path, evaluation: Any) -> None:
+    instant = copy.deepcopy(evaluation)
+    for each in instant["members"]:
+        each["seconds_per_1000"]["value"] = 0
+    (folder / "evaluation.json").write_text(json.dumps(instant))
+    with pytest.raises(ReportError, match="found ZeroDivisionError"):
+        report.redraw(folder)
+
+
+def test_data_whose_name_is_no_unicode_is_drawn(folder: Path, evaluation: Any) -> None:
+    named = {**evaluation, "data": {**evaluation["data"], "name": "\udcff.npz"}}
+    (folder / "evaluation.json").write_text(json.dumps(named))
+
+    assert r"\udcff.npz" in report.redraw(folder).read_text()
+
+
 # --------------------------------------------------------------------------------------------------------------- sentences
 
 
@@ -259,6 +301,19 @@ def test_seconds_are_shown_in_the_unit_that_suits(value: float | None, shown: st
 )
 def test_small_sums_are_shown_in_powers_of_ten(value: float | None, shown: str) -> None:
     assert verdict.dollars(value) == shown
+
+
+def test_ticks_say_where_they_are(evaluation: Any) -> None:
+    near = copy.deepcopy(evaluation)
+    for number, each in enumerate([*near["members"], *near["ensembles"]]):
+        value = 0.71 + 0.0165 * number
+        each["accuracy"] |= {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+    ticks = re.findall(r">([\d.]+)%<", plots.accuracy(near))
+    steps = np.diff([float(tick) for tick in ticks])
+
+    assert len(steps) > 3
+    assert np.allclose(steps, steps[0])
 
 
 def test_pictures_of_the_same_figure_are_the_same_bytes() -> None:

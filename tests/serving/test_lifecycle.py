@@ -327,6 +327,18 @@ def test_check_passes_what_is_sound(serving, digits, write_tiny):
     assert done.stderr == ""
 
 
+def test_check_passes_a_stale_certificate_with_a_warning(serving, digits, tmp_path):
+    copy = shutil.copytree(digits.path, tmp_path / "digits")
+    manifest = copy / "ensemble.yaml"
+    manifest.write_text(manifest.read_text().replace("exit: {margin: 0.91", "exit: {margin: 0.81"))
+    done = serving("check", copy)
+
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"serving: {copy}: policies.cascade: its certificate was made for another manifest; run `ensembles plan`\n"
+    )
+
+
 def test_check_says_one_line_a_fault_and_goes_on(serving, digits, mislabelled, tmp_path):
     done = serving("check", mislabelled, tmp_path / "nowhere", digits.path)
 
@@ -342,7 +354,7 @@ def test_check_for_machines(serving, digits, mislabelled):
     good, bad = json.loads(done.stdout)
 
     assert done.returncode == 1
-    assert good == {"repository": str(digits.path), "ok": True, "fault": None}
+    assert good == {"repository": str(digits.path), "ok": True, "fault": None, "warnings": []}
     assert (bad["repository"], bad["ok"]) == (str(mislabelled), False)
     assert bad["fault"].startswith("digits: member mlp: wrong labels")
 

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -88,6 +89,23 @@ async def test_what_ships_becomes_ready(digits: Repository, executor: Executor) 
     assert live.ready, live.reason
     assert [member.name for member in live.members] == ["mlp", "cnn", "forest", "logistic", "bayes"]
     assert live.serving() is live.batcher
+
+
+async def test_of_many_samples_those_replayed_are_spread_over_the_file(
+    digits: Repository, samples: Any, executor: Executor
+) -> None:
+    """As where rows are sorted by class, and a member is weak on the first of them: here all that it errs on come first."""
+    x, y = samples
+    load_member = catalog.onnx_loader(executor)
+    mlp = load_member(digits.spec.members[0], digits.model(digits.spec.members[0]))
+    right = (await mlp.run(x, nullcontext())).argmax(axis=1) == y
+    order = np.argsort(np.tile(right, 16), kind="stable")
+
+    class Sorted(Repository):
+        def samples(self) -> Any:
+            return np.tile(x, (16, 1, 1))[order], np.tile(y, 16)[order]
+
+    assert len(await catalog.loaded(Sorted(digits.path, digits.spec, digits.digest), load_member)) == 5
 
 
 async def test_the_replay_tells_its_progress_and_warms_every_member_up(digits: Repository, executor: Executor) -> None:

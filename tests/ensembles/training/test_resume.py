@@ -16,8 +16,6 @@ from ensembles.training.experiment import CHECKPOINT, METRICS, MODEL, SCORES, Ex
 
 BUSY = {
     "epochs": 4,
-    "architecture": "resnet",
-    "width": 2,
     "grey": True,
     "size": 4,
     "bagging": 0.8,
@@ -95,18 +93,19 @@ def test_a_row_of_metrics_without_its_checkpoint_is_done_again(prepared):
         train(experiment, ready, 8)
     first, *_ = experiment.metrics()
     experiment.write_metrics([first, replace(first, epoch=2), replace(first, epoch=3)])
-    train(experiment, ready)
+    with pytest.raises(Killed):
+        train(experiment, ready, 14)  # six steps and an end, twice
     assert [epoch.epoch for epoch in experiment.metrics()] == [1, 2, 3]
     assert len({epoch.training_loss for epoch in experiment.metrics()}) == 3
 
 
 def test_killed_processes_leave_nothing_behind_and_end_in_the_same_model(command, recipe, prepared, tmp_path):
     """SIGKILL to the process that asked for the training: its trainers end with it."""
-    member = {"epochs": 60, "batch_size": 4}
+    member = {"epochs": 40, "batch_size": 4}
     run = tmp_path / "runs" / "a"
     process = command(recipe(a=member), "--resume")
     next(line for line in process.stderr if "epoch" in line)
-    time.sleep(random.Random(5).random() * 0.5)
+    time.sleep(random.Random(5).random() * 0.2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (run / MODEL).exists()
@@ -116,7 +115,7 @@ def test_killed_processes_leave_nothing_behind_and_end_in_the_same_model(command
     whole = prepared("whole", a=member)
     train(whole.experiments[0], whole)
     assert (whole.experiments[0].path / MODEL).read_bytes() == (run / MODEL).read_bytes()
-    assert [epoch.epoch for epoch in Experiment(run).metrics()] == list(range(1, 61))
+    assert [epoch.epoch for epoch in Experiment(run).metrics()] == list(range(1, 41))
 
 
 def test_a_finished_member_is_left_alone(command, recipe, prepared, tmp_path):

@@ -1,6 +1,7 @@
 """A search can be killed at any moment; in the end there is the pool that would have been there anyhow."""
 
 import json
+import re
 import signal
 from collections import Counter
 
@@ -10,9 +11,10 @@ import pytest
 from optuna.trial import TrialState
 
 from ensembles.commands.search import advice, table
+from ensembles.estimates import share
 from ensembles.training import chance, fleet, images, loop, recipes, search
-from ensembles.training.experiment import MODEL, HopelessError
-from ensembles.training.search import Order, SearchError
+from ensembles.training.experiment import MODEL, Experiment, HopelessError, Member
+from ensembles.training.search import Chosen, Order, Pool, SearchError
 from ensembles.votes import Ballot, Rule, vote
 
 SPACE = {
@@ -40,7 +42,10 @@ def in_this_process(monkeypatch):
         for experiment in experiments:
             try:
                 loop.train(
-                    experiment, images.load(decoded), device, lambda done, epoch: told(fleet.News("", done, epoch))
+                    experiment,
+                    images.load(decoded),
+                    device,
+                    lambda done, epoch: told(fleet.News(experiment.name, done, epoch)),
                 )
             except HopelessError as error:
                 ended(experiment, str(error))
@@ -77,33 +82,32 @@ class Killed(BaseException):
     """Stops a search as a signal would."""
 
 
-def killed_after(calls):
-    left = [calls]
+def killed_in(trial):
+    """Stops soon after the trial of this number has begun."""
+    news_of_it = iter(range(9))
 
     def told(news):
-        left[0] -= 1
-        if not left[0]:
+        if news.name.endswith(f"-{trial:04}") and next(news_of_it, None) is None:
             raise Killed
 
     return told
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_pool(space, pool, command, tmp_path, in_this_process):
-    """SIGKILL to the whole, then twice in the midst of a training: no trial is counted twice, none is lost."""
-    content = space(epochs=[30], architecture=["mlp", "linear"])
-    process = command(content, "--trials", "3", "--jobs", "1", name="search")
+    """SIGKILL to the whole, then in the midst of the second training: no trial is counted twice, none is lost."""
+    content = space(epochs=[20], architecture=["mlp", "linear"])
+    process = command(content, "--trials", "2", "--jobs", "1", name="search")
     next(line for line in process.stderr if "epoch" in line)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     folder = tmp_path / "runs"
     assert states(folder) == [TrialState.RUNNING]
-    for calls in (30, 230):
-        with pytest.raises(Killed):
-            pool(content, 3, "runs", killed_after(calls))
+    with pytest.raises(Killed):
+        pool(content, 2, "runs", killed_in(trial=1))
     assert states(folder) == [TrialState.COMPLETE, TrialState.RUNNING]
-    found = pool(content, 3, "runs")
-    assert states(folder) == [TrialState.COMPLETE] * 3
-    whole = pool(content, 3)
+    found = pool(content, 2, "runs")
+    assert states(folder) == [TrialState.COMPLETE] * 2
+    whole = pool(content, 2)
     assert models(folder) == models(tmp_path / "pool")
     assert [(each.member.name, each.accuracy, each.weight) for each in found.members] == [
         (each.member.name, each.accuracy, each.weight) for each in whole.members
@@ -132,9 +136,9 @@ def test_a_member_whose_end_the_study_was_not_told_is_not_trained_again(
 def test_more_trials_join_the_pool_and_the_vote_is_what_the_weights_say(space, pool, tmp_path, in_this_process):
     pool(space(), 1)
     (first,) = models(tmp_path / "pool").items()
-    found = pool(space(), 3)
+    found = pool(space(), 2)
     assert first in models(tmp_path / "pool").items()
-    assert len(found.members) == 3
+    assert len(found.members) == 2
     assert [each.accuracy.value for each in found.members] == sorted(
         (each.accuracy.value for each in found.members), reverse=True
     )
@@ -146,18 +150,17 @@ def test_more_trials_join_the_pool_and_the_vote_is_what_the_weights_say(space, p
     scores = np.stack([each.experiment.scores() for each in chosen], axis=1)
     assert found.vote.value == (vote(scores, ballot).label_index == rows.y[calibration]).mean()
     assert json.loads((tmp_path / "pool" / search.SELECTION).read_text()) == search.as_json(found)
-    again = pool(space(), 2)  # there are three
+    again = pool(space(), 1)  # there are two
     assert [each.weight for each in again.members] == [each.weight for each in found.members]
 
 
 def test_a_trial_that_diverges_fails_and_the_others_go_on(space, pool, tmp_path, in_this_process):
     wild = {"epochs": [9], "weight_decay": [0.0005, 1.0], "learning_rate": [100.0, 100.0], "schedule": ["constant"]}
-    found = pool(space(architecture=["linear"], **wild), 4)
+    found = pool(space(architecture=["linear"], seed=1, **wild), 2)
     counted = Counter(states(tmp_path / "pool"))
     assert counted[TrialState.FAIL] == len(found.failed) > 0
     assert counted[TrialState.COMPLETE] == len(found.members) > 0
     assert "found a loss of" in found.failed[0]
-    assert f"{len(found.failed)} of the trials came to nothing; the first: {found.failed[0]}" in advice(found, "tiny")
 
 
 def test_if_no_member_could_be_trained_the_first_reason_is_told(space, pool, in_this_process):
@@ -166,15 +169,24 @@ def test_if_no_member_could_be_trained_the_first_reason_is_told(space, pool, in_
         pool(space(architecture=["linear"], **wild), 1)
 
 
-def test_the_table_has_intervals_and_weights_and_says_what_the_rows_were_used_for(space, pool, in_this_process):
-    found = pool(space(architecture=["linear"]), 1)
-    (member,) = found.members
-    head, line, last = table(found).splitlines()
-    assert head.split("  ")[0] == "member"
-    assert line.startswith(member.member.name)
-    assert f"{member.accuracy.value:.1%}, {member.accuracy.low:.1%} to {member.accuracy.high:.1%}" in line
-    assert line.endswith("  1")
-    assert last.startswith("vote")
-    said = advice(found, "tiny")
-    assert "These 12 calibration rows have chosen the members and their weights" in said
-    assert said.splitlines()[-1] == f"Next: ensembles export {member.experiment.path} --to models/tiny --data HELD_OUT"
+def test_the_table_has_intervals_and_weights_and_says_what_the_rows_were_used_for(tmp_path):
+    def chosen(name, right, weight, seconds):
+        member = Member(name, {}, ("a", "b"), "probabilities", {}, 1234, 5.0)
+        return Chosen(Experiment(tmp_path / name), member, share(right, 100), weight, seconds)
+
+    members = (chosen("vgg-0001", 80, 2, 0.25), chosen("mlp-0002", 70, 0, None), chosen("mlp-0000", 60, 1, 0.05))
+    found = Pool(members, share(85, 100), ("mlp-0003: found a loss of nan",))
+    head, first, second, _, last = (re.split("  +", line) for line in table(found).splitlines())
+    assert head == ["member", "right, 95% interval", "parameters", "s trained", "s per 1,000 rows", "weight"]
+    assert first == ["vgg-0001", "80.0%, 71.1% to 86.7%", "1,234", "5.0", "0.25", "2"]
+    assert second == ["mlp-0002", "70.0%, 60.4% to 78.1%", "1,234", "5.0"]
+    assert last == ["vote", "85.0%, 76.7% to 90.7%", "2,468", "10.0", "0.3"]
+    said = advice(found, "tiny").splitlines()
+    assert said[0] == "1 of the trials came to nothing; the first: mlp-0003: found a loss of nan"
+    assert said[1].startswith(
+        "These 100 calibration rows have chosen the members and their weights, so the vote's figure is too high"
+    )
+    assert said[-2] == "Weights for ensemble.yaml: vgg-0001 2, mlp-0000 1"
+    assert (
+        said[-1] == f"Next: ensembles export {tmp_path}/vgg-0001 {tmp_path}/mlp-0000 --to models/tiny --data HELD_OUT"
+    )

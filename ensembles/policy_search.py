@@ -44,7 +44,6 @@ def search(rows: Rows, ballot: Ballot, rules: Sequence[Rule], allowed: int, prog
     many steps are done, and of how many.
     """
     everyone = np.arange(len(rows.costs))
-    everyone = np.arange(len(rows.costs))
     front = Front()
     censuses: dict[Rule, Census] = {}
     for step, rule in enumerate(rules):
