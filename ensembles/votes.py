@@ -105,6 +105,8 @@ def vote(scores: NDArray[np.floating], ballot: Ballot, present: Mask | None = No
         shares = at_temperature(shares, ballot.temperature)
         margin = _margin(shares)
     agrees = table.choices == label_index[:, None]
+    if present is not None:  # an abstention is nobody's vote, and a missing vote looks like one
+        agrees &= present
     return Result(
         label_index=label_index,
         probabilities=shares.astype(np.float32),

@@ -175,8 +175,12 @@ class Batcher:
         else:
             start = 0
             for entry in batch:
-                entry.answer(counted, start)
-                start += len(entry.rows)
+                stop = start + len(entry.rows)
+                if counted.below_quorum is not None and counted.below_quorum[start:stop].any():
+                    entry.refuse(_too_few(self._courses[counted.policy], counted.runs))
+                else:
+                    entry.answer(counted, start)
+                start = stop
         finally:
             self._running = [entry for entry in self._running if not entry.gone]
 
@@ -203,11 +207,9 @@ class Batcher:
         runs, ran = await self._fill(tally, course, rows)
         computed = time.perf_counter()
         self._books.telemetry.runs(self._spec.name, policy, len(rows), runs)
-        failed = [run.member for run in runs if run.outcome is Outcome.FAILED]
-        if failed and course.size - len(failed) < course.quorum:
-            raise BelowQuorum(
-                f"{course.size - len(failed)} members voted, the quorum is {course.quorum}; failed: {', '.join(failed)}"
-            )
+        below_quorum = _below_quorum(course, runs, ran)
+        if below_quorum is not None and below_quorum.all():
+            raise _too_few(course, runs)
         result, exact = tally.answer()
         counted = Counted(
             ensemble=self._spec.name,
@@ -219,6 +221,7 @@ class Batcher:
             ran=ran,
             compute_seconds=computed - started,
             vote_seconds=time.perf_counter() - computed,
+            below_quorum=below_quorum,
         )
         self._books.telemetry.batch(counted)
         self._books.statistics.batch(counted, len(batch))
@@ -287,6 +290,27 @@ class Batcher:
     def _failed(self, run: MemberRun, fault: str, bug: Exception | None = None) -> None:
         log.warning("member %s.%s failed: %s", self._spec.name, run.member, fault, exc_info=bug)
         run.outcome, run.fault = Outcome.FAILED, fault
+
+
+def _below_quorum(course: Course, runs: Sequence[MemberRun], ran: Mask | None) -> Mask | None:
+    """Which rows lack a quorum because members failed on them, [n], or [1] where all rows fared alike; None if no row does.
+
+    A row that left before a member failed is none of its business: an answer does not depend on who else is in the batch.
+    """
+    failed = [index for index, run in enumerate(runs) if run.outcome is Outcome.FAILED]
+    if not failed or course.size - len(failed) >= course.quorum:
+        return None
+    if ran is None:
+        return np.ones(1, np.bool_)
+    below: Mask = course.size - np.count_nonzero(ran[:, failed], axis=1) < course.quorum
+    return below
+
+
+def _too_few(course: Course, runs: Sequence[MemberRun]) -> BelowQuorum:
+    failed = [run.member for run in runs if run.outcome is Outcome.FAILED]
+    return BelowQuorum(
+        f"{course.size - len(failed)} members voted, the quorum is {course.quorum}; failed: {', '.join(failed)}"
+    )
 
 
 def _joined(batch: Sequence[Entry]) -> Rows:

@@ -42,7 +42,8 @@ class Counted:
     """One batch whose votes were counted. Times in seconds, money in USD, for all of its rows together.
 
     `exact` [n]: the label is provably that of the full ensemble. `ran` [n, M]: which rows each member ran; None where every
-    member that ran did so on all of them.
+    member that ran did so on all of them. `below_quorum` [n]: rows that too few members voted on, while others of the batch had
+    left before; None where there are none.
     """
 
     ensemble: str
@@ -54,6 +55,7 @@ class Counted:
     ran: Mask | None
     compute_seconds: float
     vote_seconds: float
+    below_quorum: Mask | None = None
 
     def part(self, start: int, stop: int) -> list[MemberRun]:
         """What the members did for these rows: time and money are the rows' share of those that each member ran."""

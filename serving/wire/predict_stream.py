@@ -34,11 +34,13 @@ class Stream:
         self._encode = encode
         self._write = write
         self._under_way: set[asyncio.Future[Any]] = set()
+        self._room = asyncio.Event()
 
     async def room(self) -> None:
         """Wait until one more may be worked on."""
-        if len(self._under_way) >= IN_FLIGHT:
-            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        while len(self._under_way) >= IN_FLIGHT:
+            self._room.clear()
+            await self._room.wait()
 
     def take(self, request: pb.PredictRequest) -> None:
         """Work on a request. One that fails is answered with its error."""
@@ -55,7 +57,7 @@ class Stream:
             self._refuse(request, exchange.failed(error))
 
     def _decoded(self, request: pb.PredictRequest, exchange: Exchange, task: "asyncio.Future[Request]") -> None:
-        self._under_way.discard(task)
+        self._done(task)
         if task.cancelled():
             exchange.count("CANCELLED")
             return
@@ -71,7 +73,7 @@ class Stream:
     def _counted(
         self, entry: Entry, request: pb.PredictRequest, exchange: Exchange, future: "asyncio.Future[Any]"
     ) -> None:
-        self._under_way.discard(future)
+        self._done(future)
         if future.cancelled():
             exchange.count("CANCELLED")
             return
@@ -79,6 +81,10 @@ class Stream:
             self._write(self._encode(request.id, exchange.collect(entry)))
         except Exception as error:
             self._refuse(request, exchange.failed(error))
+
+    def _done(self, future: "asyncio.Future[Any]") -> None:
+        self._under_way.discard(future)
+        self._room.set()
 
     def _refuse(self, request: pb.PredictRequest, fault: Fault) -> None:
         error = pb.Error(code=status(fault).grpc.value[0], message=str(fault))

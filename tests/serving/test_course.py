@@ -226,6 +226,31 @@ async def test_members_that_were_not_needed_do_not_count_as_missing_from_the_quo
     assert (await under.ask("early_exit", [1, 1, 2])).label_index.tolist() == [1]
 
 
+async def test_rows_that_had_left_are_answered_though_the_rest_of_their_batch_is_below_the_quorum() -> None:
+    under = Under(spec({"early_exit": EXACT}, quorum=3), delay=0.002, c=Step(says(0), 0.002, fault="out of order"))
+    first = asyncio.ensure_future(under.ask("early_exit", [0, 0, 0]))
+    await asyncio.sleep(0)
+    easy, hard = await asyncio.gather(
+        under.ask("early_exit", [1, 1, 2]), under.ask("early_exit", [1, 2, 0]), return_exceptions=True
+    )
+    await first
+
+    assert isinstance(easy, Answer) and easy.label_index.tolist() == [1]
+    assert isinstance(hard, BelowQuorum)
+    assert str(hard) == "2 members voted, the quorum is 3; failed: c"
+
+
+async def test_an_abstention_is_not_what_those_who_were_skipped_said() -> None:
+    """Rows that tie leave a cascade at once with the threshold 0; the third member did not run, and did not agree."""
+    cascade = {"stages": [["a", "b"], ["c"]], "exit": {"margin": 0.0}}
+    under = Under(spec({"cascade": cascade}, tie_break="abstain"))
+    answer = await under.ask("cascade", [1, 2, 2])
+
+    assert answer.label_index.tolist() == [-1]
+    assert [under.metric(f'ensemble_dissents_total{{ensemble="e",member="{name}"}}') for name in "ab"] == [1, 1]
+    assert not answer.counted.result.agrees.any()
+
+
 async def test_too_many_failures_are_below_the_quorum() -> None:
     under = Under(spec({"early_exit": EXACT}, quorum=2), a=broken(), b=broken())
 
