@@ -5,6 +5,7 @@ Per-row results are arrays of n numbers, so that data in chunks is judged chunk 
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -17,11 +18,7 @@ from ensembles.votes import LEAST_PROBABILITY, Floats, Ints, Mask
 BINS = 15
 """Equal-width bins of confidence, the convention since Guo et al., "On calibration of modern neural networks", ICML 2017."""
 
-COLDEST, HOTTEST = 0.05, 20.0
-"""Where temperatures are sought. What lies beyond is no calibration but a member that says nothing."""
-
 CURVE_POINTS = 200
-CHUNK = 1 << 16
 
 
 def right(label_index: Ints, y: Ints) -> Mask:
@@ -95,57 +92,22 @@ class Reliability:
         noise = self._noise(gaps, n, draws, seed)
         value = float(np.abs(gaps).sum())
         tail = (1 + CONFIDENCE) / 2
-        low = value - float(np.quantile(np.abs(noise).sum(axis=1), tail))
-        high = float(np.quantile(np.abs(gaps + noise).sum(axis=1), tail))
+        low = value - float(np.quantile(np.abs(noise).sum(axis=0), tail))
+        high = float(np.quantile(np.abs(gaps[:, None] + noise).sum(axis=0), tail))
         return Estimate(value, max(0.0, low), min(1.0, max(value, high)), n)
 
     def _noise(self, gaps: Floats, n: int, draws: int, seed: int) -> Floats:
-        """Draws from the sampling distribution of the gaps, centred. [draws, BINS]"""
+        """Draws from the sampling distribution of the gaps, centred. [BINS, draws]"""
         covariance = (np.diag(self.squares / n) - np.outer(gaps, gaps)) / n
-        return np.random.default_rng(seed).multivariate_normal(np.zeros(BINS), covariance, draws, check_valid="ignore")
+        axes, variances, _ = np.linalg.svd(covariance)
+        noise: Floats = (axes * np.sqrt(variances)) @ _normals(draws, seed).T
+        return noise
 
 
-def fit_temperature(probabilities: NDArray[np.floating], y: Ints) -> float:
-    """The temperature of pooled probabilities with the least NLL on these rows, from 0.05 to 20.
-
-    `probabilities` [n, K], pooled, as `votes.vote` gives them at temperature 1: scaling belongs after the averaging (Rahaman
-    and Thiery, "Uncertainty quantification and deep ensembles", NeurIPS 2021). p^(1/T), normalised, as serving does it. Sought on a
-    grid, then by Brent's method around its best point: NLL with a floor can have several valleys. A temperature that gains
-    nothing is 1. Raises ValueError for no rows.
-    """
-    from scipy.optimize import minimize_scalar  # takes a third of a second to import, and only this needs it
-
-    if not len(y):
-        raise ValueError("found no rows, expected at least 1")
-    logs = _logs(probabilities)
-    grid = np.geomspace(COLDEST, HOTTEST, 14)
-    losses = [_nll_at(temperature, logs, y) for temperature in grid]
-    best = int(np.argmin(losses))
-    around = np.log([grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]])
-    found = minimize_scalar(
-        lambda log: _nll_at(math.exp(log), logs, y), bounds=around, method="bounded", options={"xatol": 1e-4}
-    )
-    return math.exp(found.x) if found.fun < _nll_at(1.0, logs, y) else 1.0
-
-
-def _logs(probabilities: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Logarithms relative to each row's largest probability, minus infinity for zero."""
-    logs: NDArray[np.float32] = np.maximum(probabilities, 0, dtype=np.float32)
-    with np.errstate(divide="ignore"):
-        np.log(logs, out=logs)
-    logs -= logs.max(axis=1, keepdims=True)
-    return logs
-
-
-def _nll_at(temperature: float, logs: NDArray[np.float32], y: Ints) -> float:
-    """The mean NLL of the probabilities with these logarithms at a temperature, with the floor of `nll_rows`."""
-    total = 0.0
-    for start in range(0, len(y), CHUNK):
-        scaled = logs[start : start + CHUNK] * np.float32(1 / temperature)
-        chosen = scaled[np.arange(len(scaled)), y[start : start + CHUNK]]
-        losses = np.log(np.exp(scaled).sum(axis=1)) - chosen
-        total += float(np.minimum(losses, -math.log(LEAST_PROBABILITY)).sum(dtype=np.float64))
-    return total / len(y)
+@lru_cache(maxsize=1)
+def _normals(draws: int, seed: int) -> Floats:
+    """Standard normal numbers [draws, BINS], the same for every error's interval."""
+    return np.random.default_rng(seed).standard_normal((draws, BINS))
 
 
 def paired_gain(right: Mask, other: Mask) -> Estimate:

@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 
 from ensembles import repository
+from ensembles.member_spec import NAME, Calibration
 from ensembles.preprocessing import ExportError
 from ensembles.repository import MANIFEST, SAMPLES, Repository
 from ensembles.shares import Labelled
 from ensembles.sources import Source, plain
-from ensembles.spec import NAME, Calibration, InputSpec
+from ensembles.spec import InputSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A member that may be written."""
+    """A member that may be written. `weight`: of its vote, if it is new."""
 
     name: str
     model: bytes
     emits: str
     calibration: Calibration | None
+    weight: float = 1.0
 
 
 def place(
@@ -163,7 +165,8 @@ def _fresh(there: Place, members: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _entry(member: Finished) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": member.name, "model": f"{member.name}/1/model.onnx"}
-    entry |= {"emits": member.emits, "weight": 1}
+    weight = int(member.weight) if member.weight.is_integer() else member.weight
+    entry |= {"emits": member.emits, "weight": weight}
     if member.calibration is not None:
         entry["calibration"] = {"accuracy": round(member.calibration.accuracy, 4), "n": member.calibration.n}
     return entry | {"run_on": {"backend": "onnxruntime", "device": "auto", "threads": 1}}

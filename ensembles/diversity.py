@@ -20,6 +20,7 @@ Choices = NDArray[np.integer]
 
 TWIN_EXCESS = 0.1
 NEAR_COPY = 0.9
+TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 GROUPS = 50
 """Interleaved groups of rows of the jackknife."""
 
@@ -61,15 +62,17 @@ def pairs(choices: Choices, y: Ints, names: Sequence[str]) -> tuple[Pair, ...]:
 def _pair(a: str, b: str, disagreement: Estimate, table: Floats) -> Pair:
     drawn = np.random.default_rng(0).dirichlet(table + 0.5, 2000)
     n = disagreement.n
+    values = _measures(table / n)
+    low, high = np.quantile(_measures(drawn), TAILS, axis=-1)
+    ends = zip(values.tolist(), np.minimum(values, low).tolist(), np.maximum(values, high).tolist(), strict=True)
+    q, kappa, correlation = (Estimate(*each, n) for each in ends)
+    return Pair(a, b, disagreement, share(int(table[3]), n), q, kappa, correlation)
 
-    def estimate(measure: Callable[[Floats], Floats]) -> Estimate:
-        value = float(measure(table / n))
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(measure(drawn), [tail, 1 - tail])
-        return Estimate(value, min(value, float(low)), max(value, float(high)), n)
 
-    double_fault = share(int(table[3]), n)
-    return Pair(a, b, disagreement, double_fault, estimate(_q), estimate(_kappa), estimate(_correlation))
+def _measures(table: Floats) -> Floats:
+    """Q, kappa and correlation of 2x2 tables [..., 4]: [3, ...]"""
+    cells = np.moveaxis(table, -1, 0)
+    return np.stack([_q(cells), _kappa(cells), _correlation(cells)])
 
 
 def _table(wrong: Mask, other: Mask) -> Floats:
@@ -80,19 +83,19 @@ def _table(wrong: Mask, other: Mask) -> Floats:
 
 
 def _q(table: Floats) -> Floats:
-    both, first, second, neither = np.moveaxis(table, -1, 0)
+    both, first, second, neither = table
     together, apart = both * neither, first * second
     return _ratio(together - apart, together + apart)
 
 
 def _correlation(table: Floats) -> Floats:
-    both, first, second, neither = np.moveaxis(table, -1, 0)
+    both, first, second, neither = table
     spread = (both + first) * (second + neither) * (both + second) * (first + neither)
     return np.clip(_ratio(both * neither - first * second, np.sqrt(spread)), -1, 1)
 
 
 def _kappa(table: Floats) -> Floats:
-    both, first, second, _ = np.moveaxis(table, -1, 0)
+    both, first, second, _ = table
     right = both + (first + second) / 2
     return 1 - _ratio(first + second, 2 * right * (1 - right))
 

@@ -37,8 +37,8 @@ def proportion(right: Mask) -> Estimate:
     return share(int(np.count_nonzero(right)), len(right))
 
 
-def share(count: int, n: int) -> Estimate:
-    """The same from the count, for those who added it up over chunks."""
+def share(count: float, n: int) -> Estimate:
+    """The same from the count, for those who added it up over chunks; a row may count in part."""
     _some(n)
     value = count / n
     shrink = 1 + Z**2 / n

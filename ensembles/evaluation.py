@@ -15,7 +15,7 @@ from ensembles.accuracy import Selective
 from ensembles.diversity import Choices, Mistakes, Pair
 from ensembles.estimates import Estimate, Z
 from ensembles.standing import Standing, Table, Way, alone, labels, seconds_per_1000, stand
-from ensembles.votes import Floats, Ints, Mask, Rule
+from ensembles.votes import SUM_TOLERANCE, Floats, Ints, Mask, Rule
 
 SHOWN = 24
 """How many of the samples that no vote can save are kept."""
@@ -27,6 +27,8 @@ CHOOSING = 5
 """One row of so many chooses the best member where the manifest does not say."""
 
 STEP = 1e-4
+ROUNDING = 1e-6
+ADDING = (Rule.MAJORITY, Rule.PROBABILITY_AVERAGE, Rule.BORDA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,11 +268,21 @@ def _shown(table: Table, hopeless: Mask) -> Ints:
 
 
 def _marginal(table: Table, served: Standing, member: int) -> Marginal:
-    others = tuple(other for other in served.way.members if other != member)
-    right = accuracy.right(labels(table, replace(served.way, members=others)).astype(np.int64), table.y)
+    right = accuracy.right(_without(table, served, member), table.y)
     return Marginal(
         member=table.names[member],
         accuracy_lost=accuracy.paired_gain(served.right, right),
         mcnemar_p=accuracy.mcnemar(served.right, right),
         seconds_saved_per_1000=seconds_per_1000(table, (member,)),
     )
+
+
+def _without(table: Table, served: Standing, member: int) -> Ints:
+    """The labels [n] without the member. Under rules that add up votes, one vote turns no margin that is larger than its share."""
+    others = tuple(other for other in served.way.members if other != member)
+    weights = table.ballot.weights
+    reach = weights[member] / weights.sum() * (1 + 2 * SUM_TOLERANCE) + ROUNDING if served.way.rule in ADDING else 1.0
+    rows = np.flatnonzero(served.margin <= reach)
+    label_index = served.label_index.astype(np.int64)
+    label_index[rows] = labels(table, replace(served.way, members=others), rows)
+    return label_index

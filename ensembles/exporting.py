@@ -14,12 +14,12 @@ from ensembles.assembly import Finished, Place
 from ensembles.dataset import DatasetError
 from ensembles.estimates import Estimate
 from ensembles.existing import PARITY_ROWS, Member
+from ensembles.member_spec import Calibration
 from ensembles.parity import TOLERANCE, quiet
 from ensembles.preprocessing import ExportError
 from ensembles.repository import RepositoryError
 from ensembles.shares import Labelled, Shares
 from ensembles.sources import Pixels, Source, read
-from ensembles.spec import Calibration
 
 Mask = NDArray[np.bool_]
 
@@ -49,6 +49,7 @@ class Report:
             "name": self.member.name,
             "source": self.source,
             "emits": self.member.emits,
+            "weight": self.member.weight,
             "bytes": len(self.member.model),
             "worst_difference": self.worst_difference,
             "accuracy": self.accuracy.as_json() if self.accuracy else None,
@@ -88,7 +89,7 @@ def carry_out(order: Order, progress: Callable[[int, int], None] = lambda done, 
     """Make the members and write the repository, all or nothing. `progress` is told how many sources are done.
 
     Raises one of `FAULTS`, or OSError."""
-    sources = [read(text, order.image) for text in order.sources]
+    sources = [source for text in order.sources for source in read(text, order.image)]
     there = assembly.place(order.to, sources, order.name, order.labels)
     names = [name for source in sources for name in (source.name, *(f"{source.name}-{k}" for k in order.kinds))]
     assembly.check_names(there, names, replace=order.replace)
@@ -126,11 +127,11 @@ def reports(source: Source, there: Place, parts: Shares, order: Order) -> Iterat
     with quiet(source.text):
         seconds = measuring.seconds_per_row(models, parts.real)
         rights = [_right(model, parts.judging) for model in models]
-    yield _report(source.text, source.name, member, rights[0], seconds[0], source.calibration)
+    yield _report(source, source.name, member, rights[0], seconds[0], source.calibration)
     for kind, model, right, taken in zip(order.kinds, models[1:], rights[1:], seconds[1:], strict=True):
         copied = Member(model, member.emits, _difference(member, model, parts))
         copy = Copy(kind, accuracy.paired_gain(rights[0], right), seconds[0] / taken)
-        yield _report(source.text, f"{source.name}-{kind}", copied, right, taken, None, copy)
+        yield _report(source, f"{source.name}-{kind}", copied, right, taken, None, copy)
 
 
 def _copy(kind: str, member: Member, parts: Shares) -> bytes:
@@ -144,7 +145,7 @@ def _copy(kind: str, member: Member, parts: Shares) -> bytes:
 
 
 def _report(
-    source: str,
+    source: Source,
     name: str,
     member: Member,
     right: Mask,
@@ -154,8 +155,8 @@ def _report(
 ) -> Report:
     measured = estimates.proportion(right) if len(right) else None
     calibration = Calibration(accuracy=measured.value, n=measured.n) if measured else told
-    finished = Finished(name, member.model, member.emits, calibration)
-    return Report(source, finished, member.worst_difference, measured, 1000 * seconds, copy)
+    finished = Finished(name, member.model, member.emits, calibration, source.weight)
+    return Report(source.text, finished, member.worst_difference, measured, 1000 * seconds, copy)
 
 
 def _right(model: bytes, judging: Labelled | None) -> Mask:

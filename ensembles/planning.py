@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ensembles import estimates
-from ensembles.accuracy import fit_temperature, right
+from ensembles.accuracy import right
 from ensembles.candidates import Rows
 from ensembles.estimates import Estimate
 from ensembles.front import Candidate
@@ -19,6 +19,7 @@ from ensembles.judging import Policy, Scores, certified, judged, taken
 from ensembles.policy_search import Progress, Search, exactly
 from ensembles.shortlist import MOST_MEMBERS, find, limits
 from ensembles.stopping import allowed_differences, rows_to_certify
+from ensembles.temperature import fit_temperature
 from ensembles.votes import Ballot, Floats, Ints, Rule, vote
 
 CHOOSE, CERTIFY = 0.4, 0.3

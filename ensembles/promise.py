@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betainc
 
-from ensembles.votes import TIE, Floats, Mask
+from ensembles.votes import TIE, Floats, Ints, Mask
 
 MOST_SUMS = 1 << 20
 """Different sums of weights that are told apart: 20 members with any weights, hundreds with whole ones."""
@@ -140,28 +140,64 @@ def bracket(mean_error: float, double_fault: float | None, members: int, classes
     _check_errors([mean_error])
     least, most = double_fault_range(mean_error, members)
     wrong = np.arange(members + 1)
-    moments = [np.ones(members + 1), wrong / members]
-    values = [1.0, mean_error]
+    square = None
     if double_fault is not None and members > 1:
         if not least - ROUNDING <= double_fault <= most + ROUNDING:
             raise ValueError(
                 f"found double fault {double_fault:g}, expected {least:.4g} to {most:.4g}, which is what "
                 f"{members} members with mean error {mean_error:g} can have"
             )
-        moments.append(wrong * (wrong - 1) / (members * (members - 1)))
-        values.append(min(max(double_fault, least), most))
+        square = min(max(double_fault, least), most) * members * (members - 1) + mean_error * members
     surely, possibly = -(-wrong // (classes - 1)) > members - wrong, wrong >= members - wrong
-    return _least(surely, moments, values), 1 - _least(~possibly, moments, values)
+    mean = mean_error * members
+    return _least(surely, mean, square), 1 - _least(~possibly, mean, square)
 
 
-def _least(counted: Mask, moments: list[Floats], values: list[float]) -> float:
-    """The least probability of the outcomes that are counted, over all distributions with these moments."""
-    from scipy.optimize import linprog  # takes a third of a second to import, and only the bracket needs it
+def _least(counted: Mask, mean: float, square: float | None) -> float:
+    """The least chance of the counted numbers of wrong votes, those from or up to some number, over all distributions on 0…M.
 
-    found = linprog(counted.astype(np.float64), A_eq=np.stack(moments), b_eq=values, bounds=(0, 1), method="highs-ds")
-    if found.status:
-        raise ArithmeticError(f"a bug: the linear programme of the bracket ended with {found.message}")
-    return min(1.0, max(0.0, float(found.fun)))
+    `mean`, `square`: of the number of wrong votes and its square; the square is None where anything goes. The optimum of a
+    linear programme with so few equations lies on as many numbers.
+    """
+    edge = int(np.argmax(counted != counted[0]))
+    if not edge:
+        return float(counted[0])
+    supports = _pairs(len(counted)) if square is None else _touching(edge, len(counted))
+    chances = _chances(supports.astype(np.float64), mean, square)
+    possible = (chances >= -ROUNDING).all(axis=1)
+    least = (chances * counted[supports]).sum(axis=1)[possible].min()
+    return float(np.clip(least, 0, 1))
+
+
+def _pairs(numbers: int) -> Ints:
+    """All pairs of numbers below `numbers`. [pairs, 2]"""
+    return np.stack(np.triu_indices(numbers, 1), axis=1)
+
+
+def _touching(edge: int, numbers: int) -> Ints:
+    """Threes of numbers below `numbers` of which one must be the optimum's, for what is counted on one side of the edge. [s, 3]
+
+    By duality, where a parabola touches a step from below: at two neighbours, or at both ends of a side of the step, and once more.
+    """
+    first = np.arange(numbers - 1)
+    twos = np.concatenate([np.stack([first, first + 1], axis=1), [[0, edge - 1], [edge, numbers - 1]]])
+    third = np.tile(np.arange(numbers), len(twos))
+    threes = np.column_stack([np.repeat(twos, numbers, axis=0), third])
+    distinct = (threes[:, 0] != threes[:, 1]) & (threes[:, :2] != third[:, None]).all(axis=1)
+    kept: Ints = threes[distinct]
+    return kept
+
+
+def _chances(numbers: Floats, mean: float, square: float | None) -> Floats:
+    """How probable each of the two or three numbers [s, k] must be, negative where they cannot have these moments."""
+
+    def chance(column: int) -> Floats:
+        others = np.delete(numbers, column, axis=1)
+        apart = mean - others[:, 0] if square is None else square - others.sum(axis=1) * mean + others.prod(axis=1)
+        chances: Floats = apart / (numbers[:, [column]] - others).prod(axis=1)
+        return chances
+
+    return np.stack([chance(column) for column in range(numbers.shape[1])], axis=1)
 
 
 def double_fault_range(mean_error: float, members: int) -> tuple[float, float]:

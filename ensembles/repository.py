@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from ensembles import atomic
 from ensembles import samples as labelled
-from ensembles.spec import EnsembleSpec, MemberSpec, SpecError, from_mapping, parse
+from ensembles.member_spec import MemberSpec
+from ensembles.spec import EnsembleSpec, SpecError, from_mapping, parse
+from ensembles.trials import ShadowSpec
 from ensembles.wording import one_line
 
 MANIFEST = "ensemble.yaml"
@@ -48,7 +50,7 @@ class Repository:
         found = hashlib.sha256(content).hexdigest()
         if found != member.sha256:
             raise RepositoryError(
-                f"{self.path / member.model}: members.{member.name}.sha256: found {found}, expected {member.sha256}"
+                f"{self.path / member.model}: {_key(member)}.sha256: found {found}, expected {member.sha256}"
             )
         return content
 
@@ -59,6 +61,11 @@ class Repository:
             return labelled.read_npz(file, self.spec.input.dtype, self.spec.input.shape, len(self.spec.labels))
         except labelled.SamplesError as error:
             raise RepositoryError(f"{self.path / SAMPLES}: {error}") from None
+
+
+def _key(member: MemberSpec) -> str:
+    """Where it stands in the manifest."""
+    return f"{'shadows' if isinstance(member, ShadowSpec) else 'members'}.{member.name}"
 
 
 def read(path: Path) -> Repository:
@@ -88,7 +95,7 @@ def verify(repository: Repository) -> None:
     from ensembles import graphs  # the onnx package takes 26 MB that a server need not carry
 
     spec = repository.spec
-    for member in spec.members:
+    for member in spec.classifiers:
         content = repository.model(member)
         try:
             graphs.check(content, spec.input.datatype, spec.input.shape, len(spec.labels))
@@ -139,7 +146,7 @@ def write(
 ) -> Repository:
     """Write a repository; what stood at `directory` is replaced only once everything new is written and verified.
 
-    `manifest`: the content of `ensemble.yaml` without the members' sha256. `models`: ONNX bytes by member name.
+    `manifest`: the content of `ensemble.yaml` without the sha256 of members and shadows. `models`: their ONNX bytes by name.
     `samples`: x [n, *shape] and y int64 [n]. Raises RepositoryError, and then leaves `directory` as it was.
     """
     sealed = _sealed(manifest, models)
@@ -147,7 +154,7 @@ def write(
         spec = from_mapping(sealed)
     except SpecError as error:
         raise RepositoryError(f"{directory / MANIFEST}: {error}") from None
-    for member in spec.members:
+    for member in spec.classifiers:
         _check_path(directory, member.model)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
@@ -162,13 +169,17 @@ def write(
 
 
 def _sealed(manifest: Mapping[str, Any], models: Mapping[str, bytes]) -> dict[str, Any]:
-    """The manifest with each member's sha256, beside its model's path."""
-    members = []
-    for member in manifest["members"]:
-        digest = hashlib.sha256(models[member["name"]]).hexdigest()
-        path = member.get("model", f"{member['name']}/1/model.onnx")
-        members.append({"name": member["name"], "model": path, "sha256": digest, **member})
-    return {**manifest, "members": members}
+    """The manifest with the sha256 of each member and shadow, beside its model's path."""
+    given = {section: manifest[section] for section in ("members", "shadows") if section in manifest}
+    sealed = {
+        section: [_with_digest(each, models[each["name"]]) for each in entries] for section, entries in given.items()
+    }
+    return {**manifest, **sealed}
+
+
+def _with_digest(member: Mapping[str, Any], model: bytes) -> dict[str, Any]:
+    path, digest = f"{member['name']}/1/model.onnx", hashlib.sha256(model).hexdigest()
+    return {"name": member["name"], "model": path, "sha256": digest, **member}
 
 
 def _write_files(
@@ -180,7 +191,7 @@ def _write_files(
 ) -> None:
     from ensembles import graphs
 
-    for member in spec.members:
+    for member in spec.classifiers:
         file = fresh / member.model
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(models[member.name])

@@ -1,21 +1,26 @@
-"""What `ensembles export` can make members of: experiment folders, ONNX files, pretrained nets. Nothing is ever unpickled."""
+"""What `ensembles export` can make members of: experiment folders, what a search selected, ONNX files, pretrained nets.
+
+Nothing is ever unpickled.
+"""
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ensembles import existing, pretrained
 from ensembles.existing import Member
+from ensembles.member_spec import NAME, Calibration
 from ensembles.preprocessing import ExportError, Rows
 from ensembles.repository import MAX_MANIFEST_BYTES, MAX_MODEL_BYTES
-from ensembles.spec import NAME, Calibration, ImageSpec, InputSpec, first_fault
+from ensembles.spec import ImageSpec, InputSpec, first_fault
 
 MODEL = "model.onnx"
 ABOUT = "member.json"
+SELECTION = "selection.json"
 PICKLED = {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".skops"}
 
 
@@ -42,7 +47,7 @@ class Pixels:
 class Source:
     """A member to be. `given` is what one row is as far as the source knows, `labels` its classes where it knows them.
 
-    `adapts`: it sees any picture, and `given` is only what it would like best.
+    `adapts`: it sees any picture, and `given` is only what it would like best. `weight`: of its vote.
     `make` takes what the ensemble is served, real rows [n, *shape] and the tolerated difference. It raises ExportError.
     """
 
@@ -54,6 +59,7 @@ class Source:
     calibration: Calibration | None
     make: Callable[[InputSpec, Rows, float], Member]
     adapts: bool = False
+    weight: float = 1.0
 
 
 class About(BaseModel):
@@ -68,14 +74,31 @@ class About(BaseModel):
     calibration: Calibration | None = None
 
 
-def read(text: str, image: Pixels | None = None) -> Source:
-    """The source that `[NAME=]SOURCE` names; `image` tells of ONNX files how they see pictures.
+class Chosen(BaseModel):
+    """A member as it stands in a search's `selection.json`: its name is that of its folder, and without a vote its weight is 0."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: Annotated[str, Field(pattern=NAME)]
+    weight: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
+class Selection(BaseModel):
+    """The part of `selection.json` that an ensemble needs."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    members: tuple[Chosen, ...]
+
+
+def read(text: str, image: Pixels | None = None) -> tuple[Source, ...]:
+    """The sources that `[NAME=]SOURCE` names, several where a search selected them; `image` tells how ONNX files see pictures.
 
     Raises ExportError, one line that begins with the source.
     """
     name, _, rest = text.partition("=") if _named(text) else ("", "", text)
     try:
-        return _read(rest, name, image)
+        return _selected(Path(rest), name) if (Path(rest) / SELECTION).is_file() else (_read(rest, name, image),)
     except ExportError as error:
         said = str(error)
         raise ExportError(said if said.startswith(rest.partition(":")[0]) else f"{rest}: {said}") from None
@@ -101,8 +124,25 @@ def _read(text: str, name: str, image: Pixels | None) -> Source:
             "ensembles.export.from_sklearn and from_torch make one in Python"
         )
     if not path.is_file():
-        raise ExportError("found nothing, expected an experiment folder, an .onnx file, timm:NAME or torchvision:NAME")
+        raise ExportError(
+            "found nothing, expected an experiment folder, a search's pool, an .onnx file, timm:NAME or torchvision:NAME"
+        )
     return _file(path, name, image)
+
+
+def _selected(pool: Path, name: str) -> tuple[Source, ...]:
+    """The members that a search gave a vote, with the weights that it gave them."""
+    file = pool / SELECTION
+    if name:
+        raise ExportError(f"found the pool of a search, expected no name before it: found {name}=")
+    try:
+        found = Selection.model_validate_json(_content(file, MAX_MANIFEST_BYTES))
+    except ValidationError as error:
+        raise ExportError(f"{file}: {first_fault(error)}") from None
+    voting = [chosen for chosen in found.members if chosen.weight]
+    if not voting:
+        raise ExportError(f"{file}: found no member with a weight above 0, expected at least 1")
+    return tuple(replace(_experiment(pool / each.name, each.name), weight=each.weight) for each in voting)
 
 
 def _pretrained(text: str, name: str) -> Source:

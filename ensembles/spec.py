@@ -4,18 +4,21 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
-from ensembles.votes import Ballot, Rule, TieBreak
+from ensembles import plain_yaml
+from ensembles.frozen import Frozen, Positive, refuse_twice
+from ensembles.member_spec import NAME, MemberSpec, Name
+from ensembles.policies import Policies, PolicySpec
+from ensembles.trials import AuditSpec, ShadowSpec
+from ensembles.votes import Ballot, Ints, Rule, TieBreak
 from ensembles.wording import one_line, shown
-
-NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -33,19 +36,15 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """Open Inference Protocol datatypes that a classifier's input can have."""
 
-Name = Annotated[str, StringConstraints(pattern=NAME)]
-Positive = Annotated[int, Field(gt=0, le=2**31)]
+RESERVED = ("full", "audit", "shadow", "probe")
+"""Names that no policy may take: every ensemble has `full`, and under the others the books show what ran outside of any request."""
 
 
 class SpecError(ValueError):
     """The manifest is not one. One line: key, what was found, what was expected."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ImageSpec(_Frozen):
+class ImageSpec(Frozen):
     """How a PNG or JPEG becomes the input tensor."""
 
     mode: Literal["L", "RGB"]
@@ -80,7 +79,7 @@ def _check_fills(image: ImageSpec, shape: tuple[int, ...]) -> None:
         )
 
 
-class InputSpec(_Frozen):
+class InputSpec(Frozen):
     """The one input of every member. `shape` is one sample's, without the batch dimension."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -116,34 +115,7 @@ class InputSpec(_Frozen):
         return self
 
 
-class Calibration(_Frozen):
-    """What the member did on rows that took no part in its training; written by the tools, never by hand."""
-
-    accuracy: Annotated[float, Field(ge=0, le=1)]
-    n: Positive
-
-
-class RunOn(_Frozen):
-    """Where a member runs."""
-
-    backend: Literal["onnxruntime"] = "onnxruntime"
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda:\d{1,3})$")] = "auto"
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
-
-
-class MemberSpec(_Frozen):
-    """One trained classifier."""
-
-    name: Name
-    model: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    emits: Literal["probabilities", "logits"]
-    weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
-    calibration: Calibration | None = None
-    run_on: RunOn = RunOn()
-
-
-class VoteSpec(_Frozen):
+class VoteSpec(Frozen):
     """How votes become an answer. `quorum` is the fewest votes with which one may be given."""
 
     rule: Annotated[Rule, Field(strict=False)] = Rule.PROBABILITY_AVERAGE
@@ -152,104 +124,20 @@ class VoteSpec(_Frozen):
     quorum: Positive = 1
 
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-DECIDED: Literal["decided"] = "decided"
-SCORES = ("margin", "agreement")
+class Limits(Frozen):
+    """Sizes and times beyond which the ensemble refuses.
 
-
-class Exit(_Frozen):
-    """A row leaves where its `margin` or its `agreement` (see `votes.Result`) reaches the threshold; one of them is given."""
-
-    margin: Share | None = None
-    agreement: Share | None = None
-
-    @property
-    def score(self) -> str:
-        return "margin" if self.margin is not None else "agreement"
-
-    @property
-    def threshold(self) -> float:
-        value = self.margin if self.margin is not None else self.agreement
-        assert value is not None  # noqa: S101  one of them is given
-        return value
-
-
-class Certificate(_Frozen):
-    """At this confidence, at most `disagreement` of rows leave early with another label than all of the policy's members give.
-
-    From `n` rows that chose nothing. `digest`: of what it depends on (`EnsembleSpec.certified_digest`), for which alone it holds.
+    `brownout_ms`: the waiting beyond which requests step down `policies.ladder`; a quarter of `timeout_ms`, if not given.
     """
-
-    disagreement: Annotated[float, Field(gt=0, lt=1)]
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    n: Positive
-    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
-
-
-class PolicySpec(_Frozen):
-    """Members that run one stage after the other, and when a row leaves between them.
-
-    A policy need not name every member; `rule` is its own voting rule where that is not the ensemble's.
-    """
-
-    stages: tuple[tuple[str, ...], ...]
-    exit: Literal["decided"] | Exit = DECIDED
-    rule: Annotated[Rule, Field(strict=False)] | None = None
-    certificate: Certificate | None = None
-
-    @field_validator("stages", mode="before")
-    @classmethod
-    def _lists(cls, value: object) -> object:
-        if not isinstance(value, list):
-            return value
-        return tuple(tuple(stage) if isinstance(stage, list) else stage for stage in value)
-
-    @field_validator("exit", mode="before")
-    @classmethod
-    def _one_exit(cls, value: object) -> object:
-        if value == DECIDED or isinstance(value, Exit):
-            return value
-        if isinstance(value, dict) and len(value) == 1 and set(value) <= {*SCORES}:
-            (threshold,) = value.values()
-            if isinstance(threshold, int | float) and not isinstance(threshold, bool) and 0 <= threshold <= 1:
-                return value
-        raise ValueError(f"found {shown(value)}, expected decided, or margin or agreement with a threshold from 0 to 1")
-
-    @model_validator(mode="after")
-    def _some_members(self) -> "PolicySpec":
-        if not self.stages or not all(self.stages):
-            raise ValueError("stages: found none or an empty one, expected at least one member in each")
-        _distinct("stages", self.members)
-        return self
-
-    @cached_property
-    def members(self) -> tuple[str, ...]:
-        """In the order in which they run."""
-        return tuple(name for stage in self.stages for name in stage)
-
-
-class Policies(_Frozen):
-    """How much of the ensemble a request runs. Besides `default`, every key is a policy.
-
-    `default`: when a request does not say: `full`, `member:NAME` or a policy's name.
-    """
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, PolicySpec] = Field(init=False)
-
-    default: str = "full"
-
-    @property
-    def named(self) -> Mapping[str, PolicySpec]:
-        return self.__pydantic_extra__
-
-
-class Limits(_Frozen):
-    """Sizes and times beyond which the ensemble refuses."""
 
     max_batch_size: Annotated[int, Field(ge=1, le=65536)] = 64
     max_queue_size: Annotated[int, Field(ge=1, le=10**7)] = 1024
     timeout_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 1000
+    brownout_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
+
+    @property
+    def brownout_seconds(self) -> float:
+        return (self.timeout_ms / 4 if self.brownout_ms is None else self.brownout_ms) / 1000
 
     @model_validator(mode="after")
     def _one_batch_fits(self) -> "Limits":
@@ -260,7 +148,7 @@ class Limits(_Frozen):
         return self
 
 
-class EnsembleSpec(_Frozen):
+class EnsembleSpec(Frozen):
     """One `ensemble.yaml`: members, labels, input, voting rule and policies under one name and version."""
 
     name: Name
@@ -271,10 +159,12 @@ class EnsembleSpec(_Frozen):
     vote: VoteSpec = VoteSpec()
     policies: Policies = Policies()
     limits: Limits = Limits()
+    audit: AuditSpec = AuditSpec()
+    shadows: tuple[ShadowSpec, ...] = ()
 
     MEMBER_PREFIX: ClassVar[str] = "member:"
 
-    @field_validator("labels", "members", mode="before")
+    @field_validator("labels", "members", "shadows", mode="before")
     @classmethod
     def _sequence(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
@@ -282,8 +172,9 @@ class EnsembleSpec(_Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> "EnsembleSpec":
         names = [member.name for member in self.members]
-        _distinct("labels", self.labels)
-        _distinct("members", names)
+        refuse_twice("labels", self.labels)
+        refuse_twice("members", names)
+        refuse_twice("shadows", [*names, *(shadow.name for shadow in self.shadows)])
         if len(self.labels) < 2:
             raise ValueError(f"labels: found {len(self.labels)}, expected at least 2")
         if not names:
@@ -293,25 +184,24 @@ class EnsembleSpec(_Frozen):
                 f"vote.quorum: found {self.vote.quorum}, expected at most {len(names)}, the number of members"
             )
         for name, policy in self.policies.named.items():
-            self._check_policy(name, policy)
-        if self.policies.default not in self.policy_names:
-            raise ValueError(
-                f"policies.default: found {self.policies.default!r}, expected one of {', '.join(self.policy_names)}"
-            )
+            if not re.fullmatch(NAME, name) or name in RESERVED:
+                raise ValueError(
+                    f"policies: found the name {shown(name)}, expected another than {', '.join(RESERVED)} that matches {NAME}"
+                )
+            policy.check_fits(f"policies.{name}", names, self.vote.rule)
+        self.policies.check_names({name: self._members_run(name) for name in self.policy_names})
         return self
 
-    def _check_policy(self, name: str, policy: PolicySpec) -> None:
-        known = [member.name for member in self.members]
-        if not re.fullmatch(NAME, name) or name == "full":
-            raise ValueError(f"policies: found the name {shown(name)}, expected another than full that matches {NAME}")
-        for member in policy.members:
-            if member not in known:
-                raise ValueError(f"policies.{name}.stages: found {shown(member)}, expected members: {', '.join(known)}")
-        rule = policy.rule or self.vote.rule
-        if len(policy.stages) > 1 and policy.exit == DECIDED and rule in (Rule.LOG_AVERAGE, Rule.MEDIAN):
-            raise ValueError(
-                f"policies.{name}.exit: found decided, expected a threshold: under {rule} nothing is decided before all have voted"
-            )
+    def _members_run(self, policy: str) -> int:
+        """How many members a policy may ask."""
+        if policy == "full":
+            return len(self.members)
+        return len(self.policies.named[policy].members) if policy in self.policies.named else 1
+
+    @property
+    def classifiers(self) -> tuple[MemberSpec, ...]:
+        """All that have a graph in the repository: members and shadows."""
+        return (*self.members, *self.shadows)
 
     @cached_property
     def policy_names(self) -> tuple[str, ...]:
@@ -330,7 +220,7 @@ class EnsembleSpec(_Frozen):
                 if member.name in policy.members
             ],
             "vote": [rule, self.vote.tie_break, self.vote.temperature],
-            "priority": self._priority.tolist() if self.vote.tie_break is TieBreak.PRIORITY else None,
+            "priority": _priority(self.members).tolist() if self.vote.tie_break is TieBreak.PRIORITY else None,
             "stages": policy.stages,
             "exit": policy.exit if isinstance(policy.exit, str) else [policy.exit.score, policy.exit.threshold],
         }
@@ -353,63 +243,29 @@ class EnsembleSpec(_Frozen):
     @property
     def ballot(self) -> Ballot:
         """How a table of all members' votes is counted."""
-        weights = np.array([member.weight for member in self.members], dtype=np.float64)
-        return Ballot(self.vote.rule, weights, self._priority, self.vote.tie_break, self.vote.temperature)
+        return self._ballot_of(self.members)
 
-    @property
-    def _priority(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The best validated member first; members without calibration last; equals in the order of the manifest."""
-        accuracy = [member.calibration.accuracy if member.calibration else -1.0 for member in self.members]
-        return np.argsort(-np.array(accuracy), kind="stable").astype(np.int64)
+    def ballot_with(self, shadow: ShadowSpec) -> Ballot:
+        """How a table of all members' votes is counted whose last column is the vote of `shadow`."""
+        return self._ballot_of((*self.members, shadow))
 
-
-def _distinct(key: str, values: Iterable[str]) -> None:
-    twice = _twice(values)
-    if twice is not None:
-        raise ValueError(f"{key}: found {shown(twice)} twice, expected distinct names")
+    def _ballot_of(self, members: Sequence[MemberSpec]) -> Ballot:
+        weights = np.array([member.weight for member in members], dtype=np.float64)
+        return Ballot(self.vote.rule, weights, _priority(members), self.vote.tie_break, self.vote.temperature)
 
 
-def _twice(values: Iterable[str]) -> str | None:
-    """The first value that comes a second time."""
-    seen: set[str] = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
-
-
-class PlainLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (a few lines of them can grow into gigabytes) and without keys given twice."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
-            raise SpecError(f"line {line}: found an alias, expected plain YAML")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        twice = _twice(str(key.value) for key, _ in node.value)
-        if twice is not None:
-            raise SpecError(f"line {node.start_mark.line + 1}: found key {shown(twice)} twice, expected it once")
-        return super().construct_mapping(node, deep)
+def _priority(members: Sequence[MemberSpec]) -> Ints:
+    """The best validated member first; members without calibration last; equals in the order of the manifest."""
+    accuracy = [member.calibration.accuracy if member.calibration else -1.0 for member in members]
+    return np.argsort(-np.array(accuracy), kind="stable").astype(np.int64)
 
 
 def parse(text: str) -> EnsembleSpec:
     """Read the text of an `ensemble.yaml`. Raises SpecError, one line that names the key, what was found and expected."""
     try:
-        content = yaml.load(text, Loader=PlainLoader)  # noqa: S506  a SafeLoader, stricter
-    except yaml.YAMLError as error:
-        raise SpecError(f"expected YAML, found {one_line(error)}") from None
-    except RecursionError:
-        raise SpecError("expected a manifest, found YAML that nests too deep") from None
-    except SpecError:
-        raise
-    except (ValueError, KeyError, AttributeError, TypeError) as error:  # a date that is none, a number of 5,000 digits
-        raise SpecError(f"expected YAML, found {one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise SpecError(f"expected a mapping, found {type(content).__name__}")
-    return from_mapping(content)
+        return from_mapping(plain_yaml.mapping(text, "a manifest"))
+    except plain_yaml.NotPlainError as error:
+        raise SpecError(str(error)) from None
 
 
 def from_mapping(content: Mapping[str, Any]) -> EnsembleSpec:
@@ -424,15 +280,18 @@ def first_fault(error: ValidationError) -> str:
     """The first fault that pydantic found, in one line: the key, what was found and what was expected."""
     fault = error.errors()[0]
     key = one_line(re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, fault["loc"]))))
+    return f"{key}: {_told(fault)}" if key else _told(fault)
+
+
+def _told(fault: ErrorDetails) -> str:
     kind = fault["type"]
     if kind == "extra_forbidden":
-        return f"{key}: unknown key"
+        return "unknown key"
     if kind == "missing":
-        return f"{key}: missing"
+        return "missing"
     if kind == "model_type":
-        return f"{key}: found {shown(fault['input'])}, expected a mapping"
+        return f"found {shown(fault['input'])}, expected a mapping"
     if kind == "value_error":
-        text = str(fault["ctx"]["error"])
-        return f"{key}: {text}" if key else text
+        return str(fault["ctx"]["error"])
     expected = fault["msg"].removeprefix("Input should be ").removeprefix("String should ").replace("String should", "")
-    return f"{key}: found {shown(fault['input'])}, expected {expected}"
+    return f"found {shown(fault['input'])}, expected {expected}"

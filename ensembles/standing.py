@@ -6,14 +6,16 @@ A way to answer is some members and a rule; a member alone is an ensemble of one
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ensembles import estimates
-from ensembles.accuracy import Reliability, brier_rows, fit_temperature, nll_rows, right
+from ensembles.accuracy import Reliability, brier_rows, nll_rows, right
 from ensembles.estimates import Estimate, Z
-from ensembles.votes import Ballot, Floats, Ints, Mask, Result, Rule, at_temperature, part, vote
+from ensembles.temperature import Logs, by_class, fitted, logs, tempered
+from ensembles.votes import Ballot, Floats, Ints, Mask, Result, Rule, part, vote
 
 CHUNK_VALUES = 1 << 18
 """Numbers of the table that are in memory at a time."""
@@ -46,11 +48,11 @@ class Table:
         """[r, m, K] for some rows and members."""
         return np.stack([self.scores[member][rows] for member in members], axis=1)
 
-    def chunks(self) -> Iterator[slice]:
-        """All rows, a bounded number at a time."""
+    def chunks(self, rows: int) -> Iterator[slice]:
+        """Of so many rows, a bounded number at a time."""
         size = max(64, CHUNK_VALUES // (len(self.scores) * self.scores[0].shape[1]))
-        for start in range(0, len(self.y), size):
-            yield slice(start, min(start + size, len(self.y)))
+        for start in range(0, rows, size):
+            yield slice(start, min(start + size, rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,12 @@ class Way:
     def answer(self, table: Table, rows: slice | Ints) -> Result:
         """The answers to some rows, at temperature 1."""
         return vote(table.stacked(self.members, rows), self.ballot(table))
+
+    def answers(self, table: Table, rows: Ints | None = None) -> Iterator[tuple[slice | Ints, Result]]:
+        """The same for these rows, or for all, in pieces: which rows, and their answers."""
+        for chunk in table.chunks(len(table.y) if rows is None else len(rows)):
+            piece = chunk if rows is None else rows[chunk]
+            yield piece, self.answer(table, piece)
 
     def ballot(self, table: Table) -> Ballot:
         """The manifest's ballot for these members and this rule."""
@@ -106,17 +114,20 @@ class Standing:
 def stand(table: Table, way: Way, seed: int = 0) -> Standing:
     """Judge one way to answer on all rows of the table, each row at a temperature that it did not help to fit."""
     first_half = _halves(len(table.y), seed)
-    for_first, for_second = _fitted_elsewhere(table, way, first_half, seed)
+    fitting = _fitting(first_half, seed)
+    known = [_Piece.of(rows, result) for rows, result in way.answers(table, fitting)]
+    for_first, for_second = _fitted_elsewhere(known, first_half, table.y)
     plain, calibrated = _Losses(), _Losses()
     label_index = np.empty(len(table.y), np.int32)
     margin = np.empty(len(table.y), np.float32)
-    for rows in table.chunks():
-        result = way.answer(table, rows)
-        label_index[rows], margin[rows] = result.label_index, result.margin
-        correct = right(result.label_index, table.y[rows])
-        plain.add(result.probabilities, correct, table.y[rows])
+    every = known if fitting is None else (_Piece.of(rows, result) for rows, result in way.answers(table))
+    for piece in every:
+        rows, y = piece.rows, table.y[piece.rows]
+        label_index[rows], margin[rows] = piece.label_index, piece.margin
+        correct = right(piece.label_index, y)
+        plain.add(piece.probabilities, correct, y)
         temperature = np.where(first_half[rows], for_first, for_second).astype(np.float32)
-        calibrated.add(at_temperature(result.probabilities, temperature[:, None]), correct, table.y[rows])
+        calibrated.add(tempered(piece.logs, temperature[:, None]), correct, y)
     correct = right(label_index.astype(np.int64), table.y)
     return Standing(
         way=way,
@@ -131,9 +142,26 @@ def stand(table: Table, way: Way, seed: int = 0) -> Standing:
     )
 
 
-def labels(table: Table, way: Way) -> NDArray[np.int32]:
-    """The answers alone, [n]; -1 is an abstention."""
-    return np.concatenate([way.answer(table, rows).label_index.astype(np.int32) for rows in table.chunks()])
+def labels(table: Table, way: Way, rows: Ints) -> Ints:
+    """The answers to some rows alone, [r]; -1 is an abstention."""
+    found = [np.empty(0, np.int64), *(result.label_index for _, result in way.answers(table, rows))]
+    return np.concatenate(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The answers to some rows. `probabilities`, `logs` [r, K] are those of `temperature.by_class`."""
+
+    rows: slice | Ints
+    label_index: Ints
+    margin: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+    logs: Logs
+
+    @classmethod
+    def of(cls, rows: slice | Ints, result: Result) -> Self:
+        probabilities = by_class(result.probabilities)
+        return cls(rows, result.label_index, result.margin, probabilities, logs(probabilities))
 
 
 class _Losses:
@@ -164,19 +192,23 @@ def _halves(n: int, seed: int) -> Mask:
     return half
 
 
-def _fitted_elsewhere(table: Table, way: Way, first_half: Mask, seed: int) -> tuple[float, float]:
+def _fitting(first_half: Mask, seed: int) -> Ints | None:
+    """The rows that temperatures are fitted on, in order: at most `FIT_ROWS` of either half; None for all."""
+    if len(first_half) <= 2 * FIT_ROWS:
+        return None
+    halves = (np.flatnonzero(half) for half in (~first_half, first_half))
+    chosen = [np.random.default_rng(seed).choice(half, FIT_ROWS, replace=False) for half in halves]
+    return np.sort(np.concatenate(chosen))
+
+
+def _fitted_elsewhere(pieces: Sequence[_Piece], first_half: Mask, y: Ints) -> tuple[float, float]:
     """The temperature for rows of the first half, fitted on the second's; and the other way round."""
-    fitted = []
-    for half in (~first_half, first_half):
-        rows = np.flatnonzero(half)
-        if len(rows) > FIT_ROWS:
-            rows = np.sort(np.random.default_rng(seed).choice(rows, FIT_ROWS, replace=False))
-        fitted.append(_fitted(table, way, rows))
-    return fitted[0], fitted[1]
-
-
-def _fitted(table: Table, way: Way, rows: Ints) -> float:
-    return fit_temperature(way.answer(table, rows).probabilities, table.y[rows]) if len(rows) else 1.0
+    found = np.concatenate([piece.logs for piece in pieces])
+    of_first, truth = (np.concatenate([each[piece.rows] for piece in pieces]) for each in (first_half, y))
+    first, second = (
+        fitted(by_class(found[half]), truth[half]) if half.any() else 1.0 for half in (~of_first, of_first)
+    )
+    return first, second
 
 
 def seconds_per_1000(table: Table, members: Sequence[int]) -> Estimate:

@@ -1,6 +1,7 @@
 """The table of a batch: votes come in, rows leave once they need no more of them, the answer. Pure: it runs no member."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -42,24 +43,66 @@ class Tally:
         return self._present is None and bool(self._voted.all())
 
     @property
+    def rows(self) -> int:
+        """How many rows it has, those that have left among them."""
+        return len(self._scores)
+
+    @property
     def open_rows(self) -> int:
         """How many rows have not left."""
         return len(self._scores) if self._open is None else len(self._open)
 
+    @property
+    def open(self) -> Ints:
+        """Which rows have not left, in their order."""
+        return np.arange(len(self._scores)) if self._open is None else self._open
+
+    @property
+    def voted(self) -> Mask:
+        """Which members have voted on the rows that are open, [M]."""
+        return self._voted
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """What the members said, [n, M, K]; zeros where one did not vote."""
+        return self._scores
+
+    @property
+    def present(self) -> Mask:
+        """Whose votes are there, [n, M]."""
+        if self._present is None:
+            return self._everywhere(len(self._scores))
+        if self._open is not None:
+            self._present[self._open] = self._voted
+        return self._present
+
+    def take(self, rows: Ints) -> "Tally":
+        """A tally of these rows alone, as far as they have come."""
+        taken = copy(self)
+        taken._scores, taken._exact, taken._voted = self._scores[rows], self._exact[rows], self._voted.copy()
+        if self._open is not None:
+            taken._present = self.present[rows]
+            taken._open = np.flatnonzero(np.isin(rows, self._open, assume_unique=True))
+        return taken
+
+    @staticmethod
+    def join(tallies: "Sequence[Tally]") -> "Tally":
+        """One tally of all their rows. They must count alike, and the same members must have voted on their open rows."""
+        joined = copy(tallies[0])
+        joined._scores = np.concatenate([tally._scores for tally in tallies])
+        joined._exact = np.concatenate([tally._exact for tally in tallies])
+        joined._voted = tallies[0]._voted.copy()
+        if any(tally._open is not None for tally in tallies):
+            starts = np.cumsum([0, *(tally.rows for tally in tallies)])
+            joined._present = np.concatenate([tally.present for tally in tallies])
+            joined._open = np.concatenate([start + tally.open for start, tally in zip(starts, tallies, strict=False)])
+        return joined
+
     def enter(self, member: int, scores: NDArray[Any]) -> None:
         """Enter the probabilities [open rows, K] of the member at index `member`. Raises BadVote, and then enters nothing."""
-        shape = (self.open_rows, self._scores.shape[2])
-        if scores.shape != shape:
-            raise BadVote(f"found scores of shape {list(scores.shape)}, expected {list(shape)}")
-        with np.errstate(all="ignore"):
-            sums = scores.sum(axis=1)
-            worst = sums[np.abs(sums - 1).argmax()]
-        if not abs(worst - 1) <= SUM_TOLERANCE:  # false for NaN and infinity too
-            raise BadVote(
-                f"found probabilities that sum to {worst:.4g} at the worst, expected 1 within {SUM_TOLERANCE}"
-            )
-        if scores.min() < -SUM_TOLERANCE:
-            raise BadVote(f"found the probability {scores.min():.3g}, expected none below 0")
+        fault = no_votes(scores, (self.open_rows, self._scores.shape[2]))
+        if fault:
+            raise BadVote(fault)
         self._put(member, scores)
 
     def enter_all(self, columns: Mapping[int, NDArray[Any]]) -> dict[int, str]:
@@ -71,14 +114,11 @@ class Tally:
                 for member, scores in zip(columns, table, strict=True):
                     self._put(member, scores)
                 return {}
-        return {member: fault for member, scores in columns.items() if (fault := self._refusal(member, scores))}
-
-    def _refusal(self, member: int, scores: NDArray[Any]) -> str:
-        try:
-            self.enter(member, scores)
-        except BadVote as fault:
-            return str(fault)
-        return ""
+        faults = {member: no_votes(scores, shape) for member, scores in columns.items()}
+        for member, scores in columns.items():
+            if not faults[member]:
+                self._put(member, scores)
+        return {member: fault for member, fault in faults.items() if fault}
 
     def _put(self, member: int, scores: NDArray[Any]) -> None:
         self._scores[slice(None) if self._open is None else self._open, member] = scores
@@ -136,6 +176,20 @@ class Tally:
             self._present[self._open] = self._voted
             self._exact[self._open] = self._surely(self._scores[self._open])
         return vote(self._scores, self._ballot, self._present), self._exact
+
+
+def no_votes(scores: NDArray[Any], shape: tuple[int, int]) -> str:
+    """Why `scores` are no probabilities [rows, classes] of this shape: what was found and what was expected; "" if they are."""
+    if scores.shape != shape:
+        return f"found scores of shape {list(scores.shape)}, expected {list(shape)}"
+    with np.errstate(all="ignore"):
+        sums = scores.sum(axis=1)
+        worst = sums[np.abs(sums - 1).argmax()]
+    if not abs(worst - 1) <= SUM_TOLERANCE:  # false for NaN and infinity too
+        return f"found probabilities that sum to {worst:.4g} at the worst, expected 1 within {SUM_TOLERANCE}"
+    if scores.min() < -SUM_TOLERANCE:
+        return f"found the probability {scores.min():.3g}, expected none below 0"
+    return ""
 
 
 def _all_probabilities(table: NDArray[Any]) -> bool:

@@ -5,22 +5,38 @@ from typing import Any
 from ensembles.members import Rows
 from ensembles.spec import EnsembleSpec, InputSpec
 from serving.batch_queue import BatchQueue
-from serving.errors import DeadlinePassed, InvalidRequest, QueueFull
+from serving.errors import DeadlinePassed, InvalidRequest, QueueFull, TooLate
 
-RETRY_AFTER_SECONDS = 1.0
-"""What a refused caller is told: HTTP counts in whole seconds, and a queue of small models has moved on by then."""
+MARGIN = 1.2
+"""How much longer than expected a request may have to wait: a tenth of what is expected is noise, and an answer takes time too."""
+
+LEAST_RETRY_SECONDS, UNKNOWN_RETRY_SECONDS = 0.01, 1.0
+"""When to come back: not at once, and where nothing is known of the pace, after what HTTP can say at the least."""
 
 
-def admit(spec: EnsembleSpec, queue: BatchQueue[Any], rows: Rows, policy: str, remaining: float) -> None:
-    """Raises InvalidRequest, DeadlinePassed or QueueFull. `remaining`: seconds until the deadline."""
-    if policy not in spec.policy_names:
-        raise InvalidRequest(f"unknown policy {policy[:64]!r}, expected one of {', '.join(spec.policy_names)}")
+def admit(spec: EnsembleSpec, queue: BatchQueue[Any], rows: Rows, remaining: float, wait: float) -> None:
+    """Raises InvalidRequest, DeadlinePassed or QueueFull.
+
+    `remaining`: seconds until the deadline; `wait`: so many seconds it is expected to wait in the queue.
+    """
     _check_rows(spec.input, rows, spec.limits.max_batch_size)
     if remaining <= 0:
         raise DeadlinePassed("the deadline had passed when the request arrived")
     if not queue.fits(len(rows)):
         limit = spec.limits.max_queue_size
-        raise QueueFull(f"{queue.rows} rows are waiting, {len(rows)} more would exceed {limit}", RETRY_AFTER_SECONDS)
+        fault = f"{queue.rows} rows are waiting, {len(rows)} more would exceed {limit}"
+        raise QueueFull(fault, max(wait, LEAST_RETRY_SECONDS) if wait else UNKNOWN_RETRY_SECONDS)
+    if MARGIN * wait > remaining:
+        fault = (
+            f"{queue.rows} rows are waiting, for {wait:.3g} s as it seems, and the request has {remaining:.3g} s left"
+        )
+        raise TooLate(fault, max(MARGIN * wait - remaining, LEAST_RETRY_SECONDS))
+
+
+def check_policy(spec: EnsembleSpec, policy: str) -> None:
+    """Raises InvalidRequest where there is none of this name."""
+    if policy not in spec.policy_names:
+        raise InvalidRequest(f"unknown policy {policy[:64]!r}, expected one of {', '.join(spec.policy_names)}")
 
 
 def _check_rows(given: InputSpec, rows: Rows, limit: int) -> None:

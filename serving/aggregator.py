@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensembles.members import Rows
-from serving.admission import admit
-from serving.batcher import Entry
+from serving.admission import admit, check_policy
+from serving.batch import Entry
 from serving.catalog import Live, Model
-from serving.errors import InvalidRequest, QueueFull
+from serving.errors import InvalidRequest, QueueFull, TooLate
 from serving.records import Counted, MemberRun, Outcome
 from serving.telemetry import Telemetry
 
@@ -35,7 +35,11 @@ class Request:
 
 @dataclass
 class Answer:
-    """Rows `start` to `stop` of a counted batch. Times in seconds; money and device time are this request's share by rows."""
+    """Rows `start` to `stop` of a counted batch. Times in seconds; money and device time are this request's share by rows.
+
+    `asked`: the policy that the request named, or the one that it has by default; `brownout_level`: how many steps below it the
+    one that ran stands, 0 for none.
+    """
 
     live: Live
     counted: Counted
@@ -43,15 +47,23 @@ class Answer:
     stop: int
     queue_seconds: float
     total_seconds: float
+    asked: str = ""
+    brownout_level: int = 0
+
+    @property
+    def certificate(self) -> str:
+        """Of the policy that ran: "valid", "stale", "violated", or "" where it has none."""
+        return self.live.certificate(self.counted.policy)
 
     @property
     def rows(self) -> int:
         return self.stop - self.start
 
     @property
-    def alike(self) -> tuple[int, ...]:
-        """Requests of a batch with the same value here fared alike: all with as many rows, unless rows left at different stages."""
-        return (self.rows,) if self.counted.ran is None else (self.start, self.stop)
+    def alike(self) -> tuple[str | int, ...]:
+        """Requests of a batch with the same value here are told the same: all with as many rows, unless rows fared differently."""
+        told = (self.asked, self.brownout_level)
+        return (*told, self.rows) if self.counted.spent.alike else (*told, self.start, self.stop)
 
     @cached_property
     def members(self) -> list[MemberRun]:
@@ -67,7 +79,7 @@ class Answer:
     def device_seconds(self) -> float:
         return sum([run.device_seconds for run in self.members])
 
-    @property
+    @cached_property
     def cost_usd(self) -> float:
         return sum([run.cost_usd for run in self.members])
 
@@ -118,18 +130,21 @@ class Aggregator:
     def submit(self, request: Request) -> Entry:
         """Admit the request and let it wait for its batch. Raises a Fault. Cancelling the entry's future takes it out again."""
         live = request.model.live
-        policy = self.policy(request)
+        asked = self.policy(request)
         timeout = live.spec.limits.timeout_ms / 1000
         if request.timeout is not None:
             timeout = min(timeout, request.timeout)
         deadline = request.arrived + timeout
         batcher = live.serving()
+        check_policy(live.spec, asked)
+        now, wait = time.perf_counter(), batcher.wait
+        policy, level = batcher.ladder.step(asked, wait, now)
         try:
-            admit(live.spec, batcher.queue, request.rows, policy, deadline - time.perf_counter())
-        except QueueFull:
-            self._telemetry.shed(live.name, "queue_full")
+            admit(live.spec, batcher.queue, request.rows, deadline - now, wait)
+        except QueueFull as full:
+            self._telemetry.shed(live.name, "too_late" if isinstance(full, TooLate) else "queue_full")
             raise
-        entry = Entry(request.rows, policy, request.arrived, deadline)
+        entry = Entry(request.rows, policy, request.arrived, deadline, level)
         batcher.submit(entry)
         return entry
 
@@ -137,4 +152,5 @@ class Aggregator:
         """What came of it. Raises a Fault."""
         counted, start = entry.future.result()
         queued, total = entry.started - request.arrived, time.perf_counter() - request.arrived
-        return Answer(request.model.live, counted, start, start + len(request.rows), queued, total)
+        stop = start + len(request.rows)
+        return Answer(request.model.live, counted, start, stop, queued, total, self.policy(request), entry.level)

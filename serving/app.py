@@ -20,15 +20,16 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from ensembles import repository
 from ensembles.members.cores import cores
 from scrutin.v1 import ensemble_pb2_grpc
-from serving import catalog
+from serving import catalog, energy, receipts
 from serving.aggregator import Aggregator
-from serving.batcher import Books
-from serving.catalog import Catalog, LoadMember
-from serving.door import take_precedence
+from serving.books import Books
+from serving.catalog import Catalog, Loader, LoadMember
+from serving.door import SIGNALS, take_precedence
 from serving.ledger import Ledger
 from serving.settings import Settings, from_environment
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry
+from serving.versions import Versions
 from serving.wire import health, oip
 from serving.wire.asgi import Application
 from serving.wire.exchange import Serving
@@ -44,6 +45,8 @@ SERVICES = (
     health.SERVICE,
     reflection.SERVICE_NAME,
 )
+SPARE_THREADS = 32
+"""Beside one a core, for runs that are overdue and do not stop: they must not keep other members from theirs."""
 FLUSH_SECONDS = 0.2
 """From the last answer to the end of the process: what was handed to the door still has to leave it."""
 
@@ -52,27 +55,35 @@ class Server:
     """One process. `load_member` makes a member from its manifest entry and its bytes."""
 
     def __init__(self, settings: Settings, load_member: LoadMember | None = None) -> None:
-        """Raises RepositoryError, or ValueError when two ensembles have one name."""
+        """Raises RepositoryError, SettingsError, or ValueError when two ensembles have one name."""
         self.settings = settings
         self.catalog = Catalog.of(repository.read(path) for path in settings.repositories)
         self.draining = False
-        ledger = Ledger(settings.price_per_hour)
+        ledger = Ledger.of(settings)
         self.books = Books(ledger, Telemetry(ledger), Statistics())
         self.aggregator = Aggregator(self.books.telemetry)
-        self.serving = Serving(self.catalog, self.aggregator, self.books.telemetry, self.books.statistics)
         self.health = HealthServicer()
-        self._cores = cores()
-        self._executor = ThreadPoolExecutor(self._cores, thread_name_prefix="member")
-        self._load_member = load_member or catalog.onnx_loader(self._executor)
+        executor = ThreadPoolExecutor(cores() + SPARE_THREADS, thread_name_prefix="member")
+        spare = ThreadPoolExecutor(1, thread_name_prefix="shadow")
+        load_member = load_member or catalog.onnx_loader(executor, spare)
+        loader = Loader(load_member, self.books, cores(), lambda: self._spawn(self._changed()))
+        self.versions = Versions(self.catalog, loader, self._changed)
+        management = self.versions if settings.management else None
+        signer = receipts.opened(settings.receipt_key_file, settings.receipt_seconds)
+        self.serving = Serving(
+            self.catalog, self.aggregator, self.books.telemetry, self.books.statistics, management, signer
+        )
+        self._announced = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.application = Application(
             self.serving, self.mount(Methods()), lambda: self.ready, self.start, settings.metrics_port
         )
         _watch(self.books.telemetry, self.catalog)
+        _watch_energy(self.books.telemetry)
 
     @property
     def ready(self) -> bool:
-        """Whether every ensemble takes requests."""
+        """Whether every ensemble takes requests, but for those that were unloaded."""
         return self.catalog.ready and not self.draining
 
     def mount(self, methods: Any) -> Any:
@@ -88,7 +99,7 @@ class Server:
         take_precedence()
         await self._tell_health()
         self._spawn(self.load())
-        _on_termination(lambda: self._spawn(self._stop()))
+        _on_signals(lambda: self._spawn(self._stop()), lambda: self._spawn(self.versions.load_all()))
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -97,13 +108,17 @@ class Server:
 
     async def load(self) -> None:
         """Load all ensembles, one after the other, and say so when every one takes requests."""
-        for live in self.catalog.ensembles.values():
-            executors = max(1, self._cores // len(live.spec.members))
-            await catalog.load(live, self._load_member, self.books, executors)
-        await self._tell_health()
+        await self.versions.begin()
         gc.collect()
         gc.freeze()  # what is loaded now stays, and need not be looked at again each time a batch has made some garbage
-        if self.ready:
+        await self._changed()
+
+    async def _changed(self) -> None:
+        """Another version is served than before: let what depends on it follow, and print the addresses once all are ready."""
+        self.serving.measure_again()
+        await self._tell_health()
+        if self.ready and not self._announced:
+            self._announced = True
             self._announce()
 
     async def _tell_health(self) -> None:
@@ -127,6 +142,7 @@ class Server:
         if self.draining:
             return
         self.draining = True
+        self.versions.close()
         await self._tell_health()
         log.info("draining: %d requests under way", len(self.application.calls))
         await asyncio.sleep(self.settings.drain_delay_seconds)
@@ -141,13 +157,17 @@ class Server:
         _terminate()
 
 
-def _on_termination(act: Callable[[], None]) -> None:
-    """Call `act` on this loop at the first SIGTERM or SIGINT, which every thread of the process has blocked (see `door.py`)."""
+def _on_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:
+    """Call `reload` on this loop at each SIGHUP, `stop` at the first SIGTERM or SIGINT, and then nothing any more.
+
+    Every thread of the process has them blocked (see `door.py`).
+    """
     loop = asyncio.get_running_loop()
 
     def wait() -> None:
-        signal.sigwait({signal.SIGTERM, signal.SIGINT})
-        loop.call_soon_threadsafe(act)
+        while signal.sigwait(SIGNALS) == signal.SIGHUP:
+            loop.call_soon_threadsafe(reload)
+        loop.call_soon_threadsafe(stop)
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
 
@@ -175,12 +195,45 @@ def _watch(telemetry: Telemetry, served: Catalog) -> None:
         "Requests under way",
         lambda: [({"ensemble": live.name}, live.in_flight) for live in lives],
     )
-    telemetry.watch("ensemble_info", "What is served", lambda: [(_info(live), 1) for live in lives])
+    telemetry.watch(
+        "ensemble_brownout_level",
+        "How many steps requests are served below the policy that they ask for, at the most",
+        lambda: [({"ensemble": live.name}, live.batcher.ladder.level if live.batcher else 0) for live in lives],
+    )
+    telemetry.watch(
+        "ensemble_info", "What is served", lambda: [(_info(live), 1) for live in lives if not live.unloaded]
+    )
     telemetry.watch("ensemble_member_info", "What it is served with", lambda: _member_infos(lives))
+    telemetry.watch(
+        "ensemble_certificate_stale",
+        "1 where the policy's certificate was made for another manifest",
+        lambda: [(labels, stale) for labels, stale, _ in _certificates(lives)],
+    )
+    telemetry.watch(
+        "ensemble_certificate_violated",
+        "1 where audits found that the policy's certificate does not hold",
+        lambda: [(labels, violated) for labels, _, violated in _certificates(lives)],
+    )
+
+
+def _watch_energy(telemetry: Telemetry) -> None:
+    found = energy.find(nvml=energy.installed_nvml())
+    log.info("%s", found)
+    if found.meters:
+        telemetry.watch_total("ensemble_energy_joules_total", "What the machine's devices used", found.samples)
 
 
 def _info(live: catalog.Live) -> dict[str, str]:
     return {"ensemble": live.name, "version": live.version, "digest": live.digest, "rule": live.spec.vote.rule.value}
+
+
+def _certificates(lives: Iterable[catalog.Live]) -> list[tuple[dict[str, str], bool, bool]]:
+    return [
+        ({"ensemble": live.name, "policy": policy}, stale, violated)
+        for live in lives
+        if live.audits is not None
+        for policy, stale, violated in live.audits.certificates
+    ]
 
 
 def _member_infos(lives: Iterable[catalog.Live]) -> list[tuple[dict[str, str], float]]:

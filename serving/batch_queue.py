@@ -1,7 +1,7 @@
 """What waits, and what runs next. Pure: entries and a time go in, decisions come out; no clock, no event loop, no I/O."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -91,3 +91,65 @@ class BatchQueue(Generic[E]):
 
     def __repr__(self) -> str:
         return f"<BatchQueue {len(self._waiting)} requests, {self.rows} rows>"
+
+
+PATIENCE = 8
+"""How often rows between two stages let a fuller batch go first."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Line(Generic[T]):
+    items: list[tuple[T, int]]
+    rows: int = 0
+    passed_over: int = 0
+
+
+class Backlog(Generic[T]):
+    """Batches between two stages, in a line for each key. Those of one line can run together, so that later stages run full too."""
+
+    def __init__(self, max_batch_size: int) -> None:
+        self._max_batch_size = max_batch_size
+        self._lines: dict[Hashable, _Line[T]] = {}
+
+    @property
+    def rows(self) -> int:
+        """How many rows wait."""
+        return sum(line.rows for line in self._lines.values())
+
+    def put(self, key: Hashable, item: T, rows: int) -> None:
+        line = self._lines.setdefault(key, _Line([]))
+        line.items.append((item, rows))
+        line.rows += rows
+
+    def take(self, others: int) -> list[T]:
+        """What runs next together: the line that fills a batch best, unless `others` rows of new requests fill one better.
+
+        Lines that were passed over often enough go first, and so does every line when nobody else waits.
+        """
+        if not self._lines:
+            return []
+        key = max(self._lines, key=lambda key: (self._lines[key].passed_over >= PATIENCE, self._lines[key].rows))
+        line = self._lines[key]
+        fills = min(line.rows, self._max_batch_size) >= min(others, self._max_batch_size)
+        chosen = fills or line.passed_over >= PATIENCE
+        for other, passed in self._lines.items():
+            if not chosen or other != key:
+                passed.passed_over += 1
+        return self._cut(key) if chosen else []
+
+    def _cut(self, key: Hashable) -> list[T]:
+        """The first of a line, as far as they fit a batch."""
+        line = self._lines[key]
+        taken: list[T] = []
+        room = self._max_batch_size
+        while line.items and line.items[0][1] <= room:
+            item, rows = line.items.pop(0)
+            taken.append(item)
+            room -= rows
+            line.rows -= rows
+        line.passed_over = 0
+        if not line.items:
+            del self._lines[key]
+        return taken

@@ -1,28 +1,26 @@
-"""Drives one ensemble's queue and members: whenever an executor is free, what waits runs. Does; decides nothing."""
+"""Drives one ensemble's queue: whenever an executor is free, what waits runs. Does; decides nothing."""
 
 import asyncio
 import ctypes
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ensembles.members import Member, MemberError, Rows, Scores
+from ensembles.members import Member, Rows, Scores
 from ensembles.spec import EnsembleSpec
 from ensembles.tally import Tally
-from ensembles.votes import Mask
-from serving.batch_queue import BatchQueue
-from serving.course import Course, courses
-from serving.errors import BelowQuorum, DeadlinePassed, Fault, Internal, InvalidRequest
-from serving.ledger import Account, Ledger
-from serving.records import Counted, MemberRun, Outcome
-from serving.statistics import Statistics
-from serving.telemetry import Telemetry
+from serving.batch import Batch, Entry
+from serving.batch_queue import Backlog, BatchQueue
+from serving.books import Books
+from serving.counting import Counting, Watcher
+from serving.course import courses
+from serving.errors import DeadlinePassed, Internal, InvalidRequest
+from serving.pressure import Ladder, Pace
+from serving.records import Crew, MemberRun, Spent
+from serving.stages import Stages
 
 log = logging.getLogger(__name__)
 
@@ -31,112 +29,189 @@ YIELDS, QUIET = 12, 3
 """At the most so many between two batches, and no more once nothing came of so many: to get here, what arrives takes one for its
 headers, one for its body, and the client that has just been answered one to ask again."""
 
-
 LEAST_DELAY_SECONDS = 0.001
 """The event loop's clock has ticks of that length, and may ring a little early."""
 
 
-class Entry:
-    """One request in the queue, and the promise of its place in a counted batch."""
-
-    __slots__ = ("arrived", "deadline", "future", "policy", "rows", "started")
-
-    def __init__(self, rows: NDArray[Any], policy: str, arrived: float, deadline: float) -> None:
-        self.rows = rows
-        self.policy = policy
-        self.arrived = arrived
-        self.deadline = deadline
-        self.started = arrived
-        self.future: asyncio.Future[tuple[Counted, int]] = asyncio.get_running_loop().create_future()
-
-    @property
-    def gone(self) -> bool:
-        return self.future.done()
-
-    def answer(self, counted: Counted, start: int) -> None:
-        if not self.future.done():
-            self.future.set_result((counted, start))
-
-    def refuse(self, fault: Fault) -> None:
-        if not self.future.done():
-            self.future.set_exception(fault)
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """Where a batcher writes down what it did."""
-
-    ledger: Ledger
-    telemetry: Telemetry
-    statistics: Statistics
-
-
 class Batcher:
-    """`executors` batches run at once; the rest waits in the queue, and joins into fuller batches the longer it does."""
+    """At the most `executors` batches run at once, more than one only while their members leave cores to spare.
 
-    def __init__(self, spec: EnsembleSpec, members: Sequence[Member], books: Books, executors: int = 1) -> None:
+    The rest waits in the queue, and joins into fuller batches the longer it does.
+    Rows that need another stage wait in the backlog, and join those of other batches there.
+    """
+
+    def __init__(
+        self,
+        spec: EnsembleSpec,
+        members: Sequence[Member],
+        books: Books,
+        executors: int = 1,
+        watchers: Sequence[Watcher] = (),
+        cores: int | None = None,
+    ) -> None:
+        """`cores`: so many longer runs work at once; as many as there are members, if None."""
         self.queue: BatchQueue[Entry] = BatchQueue(spec.limits.max_batch_size, spec.limits.max_queue_size)
+        self.pace = Pace()
+        self.ladder = Ladder(spec.policies.ladder, spec.limits.brownout_seconds)
         self._spec = spec
-        self._members = members
         self._books = books
         self._ballot = spec.ballot
-        self._devices = [books.ledger.device(member.device) for member in members]
         self._courses = courses(spec)
-        self._accounts = {
-            policy: [Account(spec.name, policy, member.name) for member in members] for policy in self._courses
-        }
-        self._skipped = [MemberRun(member.name, Outcome.SKIPPED, member.device) for member in members]
-        self._free = executors
+        self._stages = Stages(spec.name, members, len(spec.labels), books, cores or len(members))
+        crew = Crew(
+            tuple(member.name for member in members),
+            tuple(member.device for member in members),
+            tuple(books.ledger.device(member.device).usd_per_second for member in members),
+        )
+        self._counting = Counting(spec.name, crew, list(self._courses.values()), books, watchers)
+        self._backlog: Backlog[Batch] = Backlog(spec.limits.max_batch_size)
+        self._batches: set[Batch] = set()
+        self._executors = executors
+        self._lent = 0
         self._drivers: set[asyncio.Task[None]] = set()
-        self._running: list[Entry] = []
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
 
     @property
+    def members(self) -> Sequence[Member]:
+        return self._stages.members
+
+    @property
+    def wait(self) -> float:
+        """How many seconds a request that comes now is expected to wait."""
+        return self.pace.wait(self.queue.rows)
+
+    @property
     def in_flight(self) -> int:
         """Requests that wait or run."""
-        return sum(not entry.gone for entry in (*self.queue, *self._running))
+        return sum(not entry.gone for entry in self._entries())
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not len(self.queue) and not self._batches
+
+    @property
+    def quorate(self) -> bool:
+        """Whether enough members are in rotation for an answer of all."""
+        return self._stages.in_rotation >= self._spec.vote.quorum
+
+    def on_rotation(self, act: Callable[[], None]) -> None:
+        """Call `act` whenever a member leaves the rotation or comes back."""
+        self._stages.on_rotation = act
+
+    async def observe(
+        self, rows: Rows, members: Sequence[Member], purpose: str
+    ) -> list[tuple[MemberRun, Scores | None]]:
+        """Run members over rows outside of any request, charged to `purpose`: what became of each, and its votes if it gave any."""
+        return await self._stages.observe(rows, members, purpose)
+
+    def close(self) -> None:
+        """Begin nothing any more on its own account."""
+        self._stages.close()
+
+    def _entries(self) -> list[Entry]:
+        return [*self.queue, *(entry for batch in self._batches for entry in batch.entries)]
+
+    # -------------------------------------------------------------------------------------------------------------- driving
 
     def submit(self, entry: Entry) -> None:
         """Let `entry` wait for its turn, which comes at once where an executor is free."""
         self.queue.push(entry)
-        if entry.deadline < self._alarm_at:
-            self._wake_by(entry.deadline)
-        if self._free:
-            self._free -= 1
-            driver = asyncio.get_running_loop().create_task(self._drive())
-            self._drivers.add(driver)
-            driver.add_done_callback(self._drivers.discard)
+        if entry.cutoff < self._alarm_at:
+            self._wake_by(entry.cutoff)
+        if not self._lent or self._stages.spare:
+            self._start()
 
-    def _wake_by(self, deadline: float) -> None:
-        """One timer serves all: set to the deadline that comes first."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        delay = max(deadline - time.perf_counter(), LEAST_DELAY_SECONDS)
-        self._alarm, self._alarm_at = asyncio.get_running_loop().call_later(delay, self._expire), deadline
-
-    def _expire(self) -> None:
-        self._alarm, self._alarm_at = None, math.inf
-        now = time.perf_counter()
-        open_entries = [entry for entry in (*self.queue, *self._running) if not entry.gone]
-        for entry in open_entries:
-            if entry.deadline <= now:
-                entry.refuse(DeadlinePassed("the deadline passed before the members had answered"))
-        following = min((entry.deadline for entry in open_entries if not entry.gone), default=None)
-        if following is not None:
-            self._wake_by(following)
+    def _start(self) -> None:
+        if self._lent == self._executors:
+            return
+        self._lent += 1
+        driver = asyncio.get_running_loop().create_task(self._drive())
+        self._drivers.add(driver)
+        driver.add_done_callback(self._drivers.discard)
 
     async def _drive(self) -> None:
+        """Run batch after batch as long as any waits."""
+        lent = _Executor(self._give_back)
         try:
-            while len(self.queue):
-                taken = self.queue.take(time.perf_counter())
-                for entry in taken.expired:
-                    entry.refuse(DeadlinePassed("the deadline passed while the request waited in the queue"))
-                if taken.batch:
-                    await self._run(taken.batch)
+            while not lent.gone and (batch := self._next()) is not None:
+                await self._run(batch, lent.give_back)
                 await self._let_others_in()
         finally:
-            self._free += 1
+            lent.give_back()
+
+    def _give_back(self) -> None:
+        self._lent -= 1
+        self._start_if_any_waits()
+
+    def _start_if_any_waits(self) -> None:
+        if (len(self.queue) or self._backlog.rows) and (not self._lent or self._stages.spare):
+            self._start()
+
+    def _next(self) -> Batch | None:
+        """What runs now: rows between two stages, joined, or new requests; None when nothing waits."""
+        while len(self.queue) or self._backlog.rows:
+            halted = self._backlog.take(self.queue.rows)
+            batch = self._rejoined(halted) if halted else self._begun()
+            if batch is not None:
+                return batch
+        return None
+
+    def _rejoined(self, halted: Sequence[Batch]) -> Batch | None:
+        """One batch of several, without those who have gone."""
+        self._batches.difference_update(halted)
+        for batch in halted:
+            batch.without_gone()
+        waiting = [batch for batch in halted if batch.waits]
+        if not waiting:
+            return None
+        joined = waiting[0] if len(waiting) == 1 else Batch.join(waiting)
+        self._batches.add(joined)
+        return joined
+
+    def _begun(self) -> Batch | None:
+        """The oldest request in the queue and those of its policy, those who have gone or have no numbers left out."""
+        now, before = time.perf_counter(), self.queue.rows
+        taken = self.queue.take(now)
+        self.pace.took(now, before - self.queue.rows, self.queue.rows)
+        for entry in taken.expired:
+            entry.refuse(DeadlinePassed("the deadline passed while the request waited in the queue"))
+        entries = taken.batch
+        rows = _joined(entries)
+        if not _finite(rows):
+            entries = self._finite_ones(entries)
+            rows = _joined(entries)
+        if not entries:
+            return None
+        for entry in entries:
+            entry.started = now
+        course = self._courses[entries[0].policy]
+        tally = Tally(self._ballot, len(rows), len(self._spec.labels), course.members, course.rule)
+        batch = Batch(course, entries, rows, tally, Spent.nothing(len(rows), len(self.members)))
+        self._books.telemetry.begun(self._spec.name, len(rows))
+        self._batches.add(batch)
+        return batch
+
+    def _finite_ones(self, batch: Sequence[Entry]) -> list[Entry]:
+        """Refuse those whose numbers are none; the others."""
+        fault = InvalidRequest(f"input {self._spec.input.name!r}: found NaN or infinity, expected finite numbers")
+        for entry in batch:
+            if not _finite(entry.rows):
+                entry.refuse(fault)
+        return [entry for entry in batch if not entry.gone]
+
+    async def _run(self, batch: Batch, free: Callable[[], None]) -> None:
+        try:
+            await self._stages.run(batch, self._counting, self.queue.rows + self._backlog.rows, free)
+        except Exception:
+            log.exception("a batch of %s broke; this is a bug", self._spec.name)
+            self._counting.refuse(batch, Internal("the batch broke; this is a bug"))
+        if batch.waits:
+            self._backlog.put(batch.key, batch, batch.tally.open_rows)
+            self._start_if_any_waits()
+        else:
+            self._batches.discard(batch)
 
     async def _let_others_in(self) -> None:
         """Let answers go out and what has arrived meanwhile come in, so that the next batch is as full as it can be.
@@ -157,163 +232,47 @@ class Batcher:
             if quiet == QUIET:
                 return
 
-    async def _run(self, batch: list[Entry]) -> None:
-        self._running += batch
-        try:
-            rows = _joined(batch)
-            if not _finite(rows):
-                batch = self._finite_ones(batch)
-                rows = _joined(batch)
-            counted = await self.count(rows, batch[0].policy, batch)
-        except Fault as fault:
-            for entry in batch:
-                entry.refuse(fault)
-        except Exception:
-            log.exception("a batch of %s broke; this is a bug", self._spec.name)
-            for entry in batch:
-                entry.refuse(Internal("the batch broke; this is a bug"))
-        else:
-            start = 0
-            for entry in batch:
-                stop = start + len(entry.rows)
-                if counted.below_quorum is not None and counted.below_quorum[start:stop].any():
-                    entry.refuse(_too_few(self._courses[counted.policy], counted.runs))
-                else:
-                    entry.answer(counted, start)
-                start = stop
-        finally:
-            self._running = [entry for entry in self._running if not entry.gone]
+    # ------------------------------------------------------------------------------------------------------------ deadlines
 
-    def _finite_ones(self, batch: Sequence[Entry]) -> list[Entry]:
-        """Refuse those whose numbers are none; the others. Raises InvalidRequest when there is no other."""
-        fault = InvalidRequest(f"input {self._spec.input.name!r}: found NaN or infinity, expected finite numbers")
-        others = []
-        for entry in batch:
-            if _finite(entry.rows):
-                others.append(entry)
-            else:
-                entry.refuse(fault)
-        if not others:
-            raise fault
-        return others
+    def _wake_by(self, instant: float) -> None:
+        """One timer serves all: set to the cutoff or deadline that comes first."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        delay = max(instant - time.perf_counter(), LEAST_DELAY_SECONDS)
+        self._alarm, self._alarm_at = asyncio.get_running_loop().call_later(delay, self._expire), instant
 
-    async def count(self, rows: Rows, policy: str, batch: Sequence[Entry] = ()) -> Counted:
-        """Run the members that `policy` asks for over `rows` and count their votes. Raises BelowQuorum."""
-        started = time.perf_counter()
-        for entry in batch:
-            entry.started = started
-        course = self._courses[policy]
-        tally = Tally(self._ballot, len(rows), len(self._spec.labels), course.members, course.rule)
-        runs, ran = await self._fill(tally, course, rows)
-        computed = time.perf_counter()
-        self._books.telemetry.runs(self._spec.name, policy, len(rows), runs)
-        below_quorum = _below_quorum(course, runs, ran)
-        if below_quorum is not None and below_quorum.all():
-            raise _too_few(course, runs)
-        result, exact = tally.answer()
-        counted = Counted(
-            ensemble=self._spec.name,
-            policy=policy,
-            rows=len(rows),
-            result=result,
-            runs=runs,
-            exact=exact,
-            ran=ran,
-            compute_seconds=computed - started,
-            vote_seconds=time.perf_counter() - computed,
-            below_quorum=below_quorum,
-        )
-        self._books.telemetry.batch(counted)
-        self._books.statistics.batch(counted, len(batch))
-        return counted
-
-    async def _fill(self, tally: Tally, course: Course, rows: Rows) -> tuple[list[MemberRun], Mask | None]:
-        """Run stage after stage on the rows that need it: what became of every member, and which rows each one ran."""
-        runs, ran = list(self._skipped), None
-        here = np.arange(len(rows))
-        for number, stage in enumerate(course.stages):
-            if ran is not None:
-                ran[here[:, None], stage] = True
-            await self._stage(tally, stage, course.policy, rows, runs)
-            if number + 1 == len(course.stages):
-                break
-            leaves = tally.leave(course.score, course.threshold)
-            left = int(np.count_nonzero(leaves))
-            self._books.telemetry.early_exits(self._spec.name, course.policy, number, left)
-            if left == len(rows):
-                break
-            if left:
-                if ran is None:
-                    ran = np.zeros((len(here), len(runs)), np.bool_)
-                    ran[:, [index for done in course.stages[: number + 1] for index in done]] = True
-                here, rows = here[~leaves], rows[~leaves]
-        return runs, ran
-
-    async def _stage(self, tally: Tally, stage: Sequence[int], policy: str, rows: Rows, runs: list[MemberRun]) -> None:
-        """Run the members of one stage and enter what comes back; `runs` takes what became of them."""
-        columns: dict[int, Scores] = {}
-        if all(self._members[index].brief(len(rows)) for index in stage):
-            for index in stage:
-                runs[index] = await self._column(columns, index, rows, policy)
-        else:
-            done = await asyncio.gather(*(self._column(columns, index, rows, policy) for index in stage))
-            for index, run in zip(stage, done, strict=True):
-                runs[index] = run
-        for index, fault in tally.enter_all(columns).items():
-            self._failed(runs[index], fault)
-
-    async def _column(self, columns: dict[int, Scores], index: int, rows: Rows, policy: str) -> MemberRun:
-        """Run one member and put what it says into `columns`."""
-        member = self._members[index]
-        occupation = self._devices[index].occupation(self._accounts[policy][index])
-        fault: Exception | None = None
-        try:
-            columns[index] = await member.run(rows, occupation)
-        except Exception as error:
-            fault = error
-        run = MemberRun(
-            member.name,
-            Outcome.OK,
-            member.device,
-            len(rows),
-            occupation.seconds,
-            occupation.device_seconds,
-            self._books.ledger.cost_usd(occupation.device_seconds),
-            occupation.charged,
-        )
-        if isinstance(fault, MemberError):
-            self._failed(run, str(fault))
-        elif fault is not None:
-            self._failed(run, f"{type(fault).__name__}; this is a bug", fault)
-        return run
-
-    def _failed(self, run: MemberRun, fault: str, bug: Exception | None = None) -> None:
-        log.warning("member %s.%s failed: %s", self._spec.name, run.member, fault, exc_info=bug)
-        run.outcome, run.fault = Outcome.FAILED, fault
+    def _expire(self) -> None:
+        self._alarm, self._alarm_at = None, math.inf
+        now = time.perf_counter()
+        for entry in self.queue:
+            if entry.deadline <= now:
+                entry.refuse(DeadlinePassed("the deadline passed while the request waited in the queue"))
+        for batch in list(self._batches):
+            self._counting.cut(batch, now)
+            self._stages.wake(batch)
+        instants = [
+            entry.cutoff if entry.cutoff > now else entry.deadline for entry in self._entries() if not entry.gone
+        ]
+        if instants:
+            self._wake_by(min(instants))
 
 
-def _below_quorum(course: Course, runs: Sequence[MemberRun], ran: Mask | None) -> Mask | None:
-    """Which rows lack a quorum because members failed on them, [n], or [1] where all rows fared alike; None if no row does.
+class _Executor:
+    """Lent to a driver, to be given back once."""
 
-    A row that left before a member failed is none of its business: an answer does not depend on who else is in the batch.
-    """
-    failed = [index for index, run in enumerate(runs) if run.outcome is Outcome.FAILED]
-    if not failed or course.size - len(failed) >= course.quorum:
-        return None
-    if ran is None:
-        return np.ones(1, np.bool_)
-    below: Mask = course.size - np.count_nonzero(ran[:, failed], axis=1) < course.quorum
-    return below
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        self._give_back = give_back
+        self.gone = False
 
-
-def _too_few(course: Course, runs: Sequence[MemberRun]) -> BelowQuorum:
-    failed = [run.member for run in runs if run.outcome is Outcome.FAILED]
-    return BelowQuorum(
-        f"{course.size - len(failed)} members voted, the quorum is {course.quorum}; failed: {', '.join(failed)}"
-    )
+    def give_back(self) -> None:
+        if not self.gone:
+            self.gone = True
+            self._give_back()
 
 
 def _joined(batch: Sequence[Entry]) -> Rows:
+    if not batch:
+        return np.zeros(0)
     return batch[0].rows if len(batch) == 1 else np.concatenate([entry.rows for entry in batch])
 
 

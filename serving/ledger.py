@@ -1,18 +1,32 @@
 """Who used the devices, and what it cost.
 
 A device's time goes to the runs that occupy it, in equal shares while several do, and is idle while none does. So what is
-attributed and what is idle add up to the time that passed: nothing is counted twice and nothing is lost.
+attributed and what is idle add up to the time that passed: nothing is counted twice and nothing is lost. A second of a device has
+one price, whoever has it and if nobody has it, so the bill adds up to price x time.
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from serving.settings import Settings
+
 Clock = Callable[[], float]
 SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What an hour of a device costs, in USD. `as_of`: the day of that price in ISO 8601, "" where nobody said."""
+
+    usd_per_hour: float
+    as_of: str = ""
+
+
+UNPRICED = Price(0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +41,10 @@ class Account:
 class Device:
     """The books of one device. Members run on threads, so entries are serialised by a lock."""
 
-    def __init__(self, name: str, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, name: str, clock: Clock = time.perf_counter, price: Price = UNPRICED) -> None:
         self.name = name
+        self.price = price
+        self.usd_per_second = price.usd_per_hour / SECONDS_PER_HOUR
         self._clock = clock
         self._lock = threading.Lock()
         self._occupants: list[Occupation] = []
@@ -44,6 +60,10 @@ class Device:
         with self._lock:
             self._settle(self._clock())
             return [(occupant.account, occupant.charge()) for occupant in self._occupants if occupant.account]
+
+    def cost_usd(self, seconds: float) -> float:
+        """The price of so much of its time."""
+        return seconds * self.usd_per_second
 
     @property
     def idle_seconds(self) -> float:
@@ -114,22 +134,28 @@ class Occupation:
 
 
 class Ledger:
-    """The devices of this process and the price of their time."""
+    """The devices of this process and the prices of their time: `prices` by device, `price_per_hour` in USD for all others."""
 
-    def __init__(self, price_per_hour: float, clock: Clock = time.perf_counter) -> None:
-        self.price_per_second = price_per_hour / SECONDS_PER_HOUR
+    def __init__(
+        self, price_per_hour: float, clock: Clock = time.perf_counter, prices: Mapping[str, Price] | None = None
+    ) -> None:
+        self._price = Price(price_per_hour)
+        self._prices = dict(prices or {})
         self._clock = clock
         self._devices: dict[str, Device] = {}
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Ledger":
+        """With the prices that the operator gave."""
+        prices = {name: Price(price.usd_per_hour, price.as_of.isoformat()) for name, price in settings.prices.items()}
+        return cls(settings.price_per_hour, prices=prices)
 
     def device(self, name: str) -> Device:
         """The books of a device; opened at the first mention."""
         if name not in self._devices:
-            self._devices[name] = Device(name, self._clock)
+            self._devices[name] = Device(name, self._clock, self._prices.get(name, self._price))
         return self._devices[name]
 
     @property
     def devices(self) -> tuple[Device, ...]:
         return tuple(self._devices.values())
-
-    def cost_usd(self, device_seconds: float) -> float:
-        return device_seconds * self.price_per_second

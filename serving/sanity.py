@@ -6,21 +6,27 @@ or another file. Replaying also warms every member up and teaches it its own tim
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 import numpy as np
 
-from ensembles.members import Member, MemberError, Rows
+from ensembles.member_spec import MemberSpec
+from ensembles.members import Member, MemberError, Rows, Scores
 from ensembles.repository import Repository
-from ensembles.spec import EnsembleSpec, MemberSpec
-from ensembles.tally import BadVote, Tally
+from ensembles.spec import EnsembleSpec
+from ensembles.tally import BadVote, Tally, no_votes
+from ensembles.trials import ShadowSpec
+from ensembles.votes import Ints
 
 DEVIATIONS = 5.0
 """How many standard errors below what was promised is no accident: one in three million replays by chance."""
 
 ROWS = 4096
 """Rows replayed at the most: enough to see a point of accuracy, and a second of work for small members."""
+
+SHADOW_ROWS = 8
+"""Rows of a shadow's run: the traffic that it is loaded beside finds the cores busy for no longer than that takes."""
 
 Progress = Callable[[int], None]
 
@@ -32,10 +38,7 @@ class SanityError(RuntimeError):
 async def replay(repository: Repository, members: Sequence[Member], progress: Progress = lambda rows: None) -> None:
     """Raises SanityError at the first fault. `progress` is told the rows of each batch that passed."""
     spec = repository.spec
-    x, y = await asyncio.to_thread(repository.samples)
-    if len(y) > ROWS:  # evenly spread, since files are often sorted by class
-        spread = np.linspace(0, len(y) - 1, ROWS).astype(np.int64)
-        x, y = x[spread], y[spread]
+    x, y = await asyncio.to_thread(_samples, repository)
     right = np.zeros((len(members) + 1, len(y)), np.bool_)
     for start, rows in _batches(x, spec.limits.max_batch_size):
         span = slice(start, start + len(rows))
@@ -44,6 +47,30 @@ async def replay(repository: Repository, members: Sequence[Member], progress: Pr
     for member, row in zip(spec.members, right[:-1], strict=True):
         _check_member(spec, member, row)
     _check_vote(spec, right)
+
+
+async def replay_shadow(repository: Repository, shadow: ShadowSpec, run: Callable[[Rows], Awaitable[Scores]]) -> None:
+    """The same for a member that does not vote, a few rows at a time. `run` gives its votes, and may raise SanityError too."""
+    spec = repository.spec
+    x, y = await asyncio.to_thread(_samples, repository)
+    right = np.zeros(len(y), np.bool_)
+    for start, rows in _batches(x, SHADOW_ROWS):
+        scores = await run(rows)
+        fault = no_votes(scores, (len(rows), len(spec.labels)))
+        if fault:
+            raise SanityError(f"{spec.name}: shadow {shadow.name}: {fault}")
+        span = slice(start, start + len(rows))
+        right[span] = scores.argmax(axis=1) == y[span]
+    _check_member(spec, shadow, right)
+
+
+def _samples(repository: Repository) -> tuple[Rows, Ints]:
+    """Evenly spread over the file, since files are often sorted by class."""
+    x, y = repository.samples()
+    if len(y) <= ROWS:
+        return x, y
+    spread = np.linspace(0, len(y) - 1, ROWS).astype(np.int64)
+    return x[spread], y[spread]
 
 
 def _batches(x: Rows, size: int) -> Iterator[tuple[int, Rows]]:
@@ -75,9 +102,10 @@ def _check_member(spec: EnsembleSpec, member: MemberSpec, right: Rows) -> None:
         promised, n = member.calibration.accuracy, member.calibration.n
         basis = f"about its calibration's {promised:.1%} of {n}"
     spread = _standard_error(promised, 1 / len(right) + 1 / n)
+    kind = "shadow" if isinstance(member, ShadowSpec) else "member"
     if found < promised - DEVIATIONS * spread:
         raise SanityError(
-            f"{spec.name}: member {member.name}: wrong labels: right on {found:.1%} of {len(right)} samples, expected {basis}"
+            f"{spec.name}: {kind} {member.name}: wrong labels: right on {found:.1%} of {len(right)} samples, expected {basis}"
         )
 
 

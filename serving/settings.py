@@ -1,19 +1,41 @@
 """What the operator decides, parsed once into one frozen value. Nothing else in `serving` reads flags, files or the environment."""
 
 import os
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from ensembles.spec import first_fault
 
 ENVIRONMENT = "SCRUTIN_SETTINGS"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+UsdPerHour = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+DeviceName = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda:\d{1,3})$")]
 
 
 class SettingsError(ValueError):
     """The settings make no sense. One line: key, what was found, what was expected."""
+
+
+class DevicePrice(BaseModel):
+    """What an hour of one device costs in USD, and on which day it did: prices change, and old bills have to be understood."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    usd_per_hour: UsdPerHour
+    as_of: date
+
+    @field_validator("as_of", mode="before")
+    @classmethod
+    def _day(cls, value: object) -> object:
+        if isinstance(value, str | date):
+            return value
+        raise ValueError(f"found {value!r}, expected a day such as 2026-11-24")
 
 
 class Settings(BaseModel):
@@ -23,8 +45,15 @@ class Settings(BaseModel):
     `http_port`, `grpc_port`, `metrics_port`: Triton's, so that its users' scripts fit. 0 picks a free one.
     `price_per_hour`: USD for an hour of one device of this process. 0.10 is about what two cloud vCPUs cost on demand in 2026;
     put in your own.
+    `prices`: the same by device (`cpu`, `cuda:0`), each with its day, for machines whose devices differ; none, since one price does
+    for one machine without a GPU.
+    `receipt_seconds`: how long an answer's receipt can be sent back with the true labels; 0 gives none. A day, since labels that
+    come from people who use a product come within one; where they take longer, as long as they do.
+    `receipt_key_file`: where the key is that receipts are signed with, the same for all replicas of a service; without one each
+    process makes its own, so that nothing has to be prepared for a single one.
     `drain_delay_seconds`: how long requests are still taken after SIGTERM while readiness is already gone. 0, since without a
     load balancer nobody needs it; behind one, as long as it needs to notice.
+    `management`: whether callers may load and unload ensembles. No, since whoever may ask for a vote may then take it from others.
     `drain_timeout_seconds`: how long those that were admitted may take to finish; under the 30 s that Kubernetes grants.
     """
 
@@ -35,7 +64,11 @@ class Settings(BaseModel):
     http_port: Port = 8000
     grpc_port: Port = 8001
     metrics_port: Port = 8002
-    price_per_hour: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 0.10
+    price_per_hour: UsdPerHour = 0.10
+    prices: Mapping[DeviceName, DevicePrice] = {}
+    receipt_seconds: Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False)] = 86400.0
+    receipt_key_file: Path | None = None
+    management: bool = False
     drain_delay_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
     drain_timeout_seconds: Annotated[float, Field(ge=0, le=3600)] = 20.0
 
@@ -51,7 +84,7 @@ def from_environment() -> Settings:
     try:
         return Settings.model_validate_json(os.environ[ENVIRONMENT])
     except ValidationError as error:
-        raise SettingsError(f"{ENVIRONMENT}: {_first_fault(error)}") from None
+        raise SettingsError(f"{ENVIRONMENT}: {first_fault(error)}") from None
 
 
 def read(file: Path | None, flags: dict[str, object]) -> Settings:
@@ -63,14 +96,7 @@ def read(file: Path | None, flags: dict[str, object]) -> Settings:
     except ValidationError as error:
         keys = error.errors()[0]["loc"]
         where = f"{file}: " if file and keys and keys[0] not in given else ""
-        raise SettingsError(f"{where}{_first_fault(error)}") from None
-
-
-def _first_fault(error: ValidationError) -> str:
-    fault = error.errors()[0]
-    key = ".".join(map(str, fault["loc"]))
-    found = "" if fault["type"] == "missing" else f"found {fault['input']!r}, "
-    return _one_line(f"{key}: {found}{fault['msg'].replace('Input should be', 'expected')}")
+        raise SettingsError(f"{where}{first_fault(error)}") from None
 
 
 def _one_line(text: str) -> str:

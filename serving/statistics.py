@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ensembles.spec import EnsembleSpec
-from serving.records import Counted, Outcome
+from serving.records import Counted, MemberRun
 
 NANOSECONDS = 1e9
 
@@ -103,15 +103,19 @@ class Statistics:
         """Count a request to `model` that was not."""
         self._models[model].fail.add(seconds)
 
-    def batch(self, counted: Counted, requests: int) -> None:
-        """Count a batch: for the ensemble, unless one member was asked alone, and for each member that ran."""
-        now_ms = time.time_ns() // 1_000_000  # an instant that clients compare with their calendar
-        voted = not counted.policy.startswith(EnsembleSpec.MEMBER_PREFIX)
-        if voted:
-            self._models[counted.ensemble].ran(counted.rows, counted.compute_seconds, now_ms)
-        for run in counted.runs:
-            if run.outcome is Outcome.OK:
-                member = self._models[f"{counted.ensemble}.{run.member}"]
-                member.ran(run.rows, run.seconds, now_ms)
-                if voted:
-                    member.within.add(run.seconds * requests, requests)
+    def batch(self, counted: Counted) -> None:
+        """Count rows of an ensemble that were answered together, unless one member was asked alone."""
+        if not counted.policy.startswith(EnsembleSpec.MEMBER_PREFIX):
+            self._models[counted.ensemble].ran(counted.rows, counted.compute_seconds, _now_ms())
+
+    def member_ran(self, ensemble: str, run: MemberRun, policy: str, requests: int) -> None:
+        """Count a run of a member, for so many requests."""
+        member = self._models[f"{ensemble}.{run.member}"]
+        member.ran(run.rows, run.seconds, _now_ms())
+        if not policy.startswith(EnsembleSpec.MEMBER_PREFIX):
+            member.within.add(run.seconds * requests, requests)
+
+
+def _now_ms() -> int:
+    """An instant that clients compare with their calendar."""
+    return time.time_ns() // 1_000_000

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from serving.ledger import Ledger
-from serving.records import Counted, MemberRun, Outcome
+from serving.records import OUTCOMES, Counted, Crew, MemberRun
 from serving.series import Count, Counter, Distribution, Histogram
 
 SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -41,17 +42,70 @@ class Telemetry:
             "device_seconds", "Device time spent on members, shared by those that overlap", *spent
         )
         self._cost = self._counter("cost_usd", "The price of the device time spent on members, in USD", *spent)
+        self._wasted = self._counter(
+            "wasted_device_seconds",
+            "Device time of runs whose votes nobody could use, which is also counted as spent",
+            "ensemble",
+            "member",
+            "device",
+            "reason",
+        )
         self._dissents = self._counter(
             "dissents", "Rows where the member's vote was not the answer", "ensemble", "member"
         )
         self._early_exits = self._counter(
             "early_exits", "Rows that left after this stage, counted from 1", "ensemble", "policy", "stage"
         )
+        self._feedback = self._counter(
+            "feedback",
+            "Rows whose true label was told, by whether the answer was right",
+            "ensemble",
+            "policy",
+            "correct",
+        )
+        self._feedback_cost = self._counter(
+            "feedback_cost_usd", "What the answers cost whose true labels were told, in USD", "ensemble", "policy"
+        )
+        self._member_feedback = self._counter(
+            "member_feedback", "The same by whether the member's vote was right", "ensemble", "member", "correct"
+        )
         self._shed = self._counter("shed", "Requests refused before they cost anything", "ensemble", "reason")
+        self._audited = self._counter(
+            "audited_rows",
+            "Rows given to the full ensemble afterwards, by whether the label is the same",
+            "ensemble",
+            "policy",
+            "same",
+        )
+        self._audit_dropped = self._counter(
+            "audit_dropped_rows", "Rows that were drawn for an audit and had none", "ensemble", "reason"
+        )
+        self._shadow_rows = self._counter(
+            "shadow_rows",
+            "Rows that a shadow ran, by whether its vote would have changed the answer",
+            "ensemble",
+            "member",
+            "changed",
+        )
+        self._shadow_dissents = self._counter(
+            "shadow_dissents", "Rows where the shadow's vote was not the answer", "ensemble", "member"
+        )
+        self._shadow_dropped = self._counter(
+            "shadow_dropped_rows",
+            "Rows that were drawn for a shadow and had none of its votes",
+            "ensemble",
+            "member",
+            "reason",
+        )
+        self._reloads = self._counter(
+            "reloads", "Wishes for another version, by what came of it", "ensemble", "outcome"
+        )
         self.registry.register(_Idle(ledger))
+        self.watch("ensemble_price_usd_per_hour", "What an hour of a device costs", lambda: _prices(ledger))
         self._of_answered: dict[tuple[str, str, str], tuple[Count, Distribution, Count, Distribution]] = {}
-        self._of_member: dict[tuple[str, str, str], tuple[Any, ...]] = {}
-        self._of_batch: dict[str, tuple[Any, ...]] = {}
+        self._of_member: dict[tuple[str, str, str, str], tuple[Any, ...]] = {}
+        self._of_batch: dict[str, tuple[Distribution, Distribution, dict[str, Count]]] = {}
+        self._of_outcome: dict[tuple[str, tuple[str, ...]], list[list[Count]]] = {}
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         counter = Counter(f"ensemble_{name}", help_text, labels)
@@ -87,60 +141,110 @@ class Telemetry:
         self._requests.of(ensemble, policy, protocol, code).add(1)
         self._request_seconds.of(ensemble, policy).add(seconds)
 
-    def runs(self, ensemble: str, policy: str, rows: int, runs: Sequence[MemberRun]) -> None:
-        """Count what the members did for a batch and what that cost, whether or not an answer came of it."""
-        for run in runs:
-            by_outcome, seconds, device_seconds, cost = self._member(ensemble, policy, run)
-            by_outcome[run.outcome].value += run.rows
-            if run.rows < rows:
-                by_outcome[Outcome.SKIPPED].value += rows - run.rows
-            if run.outcome is not Outcome.SKIPPED:
-                seconds.add(run.seconds)
-                device_seconds.value += run.device_seconds - run.charged_seconds
-                cost.value += run.cost_usd - self._ledger.cost_usd(run.charged_seconds)
+    def begun(self, ensemble: str, rows: int) -> None:
+        """Count one batch that was taken from the queue."""
+        self._of_ensemble(ensemble)[0].add(rows)
 
-    def _member(self, ensemble: str, policy: str, run: MemberRun) -> tuple[Any, ...]:
-        key = (ensemble, policy, run.member)
+    def ran(self, ensemble: str, policy: str, run: MemberRun) -> None:
+        """Count one run of a member and what it cost, whether or not an answer came of it."""
+        key = (ensemble, policy, run.member, run.device)
         series = self._of_member.get(key)
         if series is None:
             series = self._of_member[key] = (
-                {outcome: self._member_rows.of(ensemble, run.member, outcome.value) for outcome in Outcome},
                 self._member_seconds.of(ensemble, run.member),
                 self._device_seconds.of(ensemble, policy, run.member, run.device),
                 self._cost.of(ensemble, policy, run.member, run.device),
             )
-        return series
+        seconds, device_seconds, cost = series
+        seconds.add(run.seconds)
+        device_seconds.value += run.device_seconds - run.charged_seconds
+        cost.value += run.cost_usd - self._ledger.device(run.device).cost_usd(run.charged_seconds)
+
+    def wasted(self, ensemble: str, run: MemberRun, reason: str) -> None:
+        """Count a run once more whose votes nobody could use."""
+        self._wasted.of(ensemble, run.member, run.device, reason).add(run.device_seconds)
+
+    def outcomes(self, ensemble: str, crew: Crew, counts: Sequence[Sequence[int]]) -> None:
+        """Count what became of the members' votes on rows that nobody waits for any more. `counts`: see `Spent.counts`."""
+        key = (ensemble, crew.names)
+        series = self._of_outcome.get(key)
+        if series is None:
+            series = self._of_outcome[key] = [
+                [self._member_rows.of(ensemble, name, outcome.value) for outcome in OUTCOMES] for name in crew.names
+            ]
+        for by_outcome, rows in zip(series, counts, strict=True):
+            for count, number in zip(by_outcome, rows, strict=True):
+                count.value += number
 
     def batch(self, counted: Counted) -> None:
-        """Count one batch that was answered, and who dissented."""
-        series = self._of_batch.get(counted.ensemble)
-        if series is None:
-            ensemble = counted.ensemble
-            dissents = [self._dissents.of(ensemble, run.member) for run in counted.runs]
-            series = self._of_batch[ensemble] = (
-                self._batch_rows.of(ensemble),
-                self._vote_seconds.of(ensemble),
-                dissents,
-            )
-        rows, vote_seconds, dissents = series
-        rows.add(counted.rows)
+        """Count rows that were answered, and who dissented."""
+        _, vote_seconds, dissents = self._of_ensemble(counted.ensemble)
         vote_seconds.add(counted.vote_seconds)
-        agreed = counted.result.agrees.sum(axis=0).tolist()
-        for run, dissent, same in zip(counted.runs, dissents, agreed, strict=True):
-            if run.outcome is Outcome.OK:
-                dissent.value += run.rows - same
+        result = counted.result
+        differs = np.count_nonzero(counted.present & ~result.agrees, axis=0).tolist()
+        for name, number in zip(counted.crew.names, differs, strict=True):
+            dissent = dissents.get(name)
+            if dissent is None:
+                dissent = dissents[name] = self._dissents.of(counted.ensemble, name)
+            dissent.value += number
+
+    def _of_ensemble(self, ensemble: str) -> tuple[Distribution, Distribution, dict[str, Count]]:
+        series = self._of_batch.get(ensemble)
+        if series is None:
+            series = self._of_batch[ensemble] = (self._batch_rows.of(ensemble), self._vote_seconds.of(ensemble), {})
+        return series
 
     def early_exits(self, ensemble: str, policy: str, stage: int, rows: int) -> None:
         """Count rows that left after the stage of this index, before all members of the policy had voted."""
         self._early_exits.of(ensemble, policy, str(stage + 1)).add(rows)
 
+    def feedback(self, ensemble: str, policy: str, rows: int, right: int, cost_usd: float) -> None:
+        """Count rows of one answer whose true label was told."""
+        self._feedback.of(ensemble, policy, "true").add(right)
+        self._feedback.of(ensemble, policy, "false").add(rows - right)
+        self._feedback_cost.of(ensemble, policy).add(cost_usd)
+
+    def member_feedback(self, ensemble: str, member: str, voted: int, right: int) -> None:
+        """The same for one member, on the rows that it voted on."""
+        self._member_feedback.of(ensemble, member, "true").add(right)
+        self._member_feedback.of(ensemble, member, "false").add(voted - right)
+
+    def audited(self, ensemble: str, policy: str, same: int, differing: int) -> None:
+        """Count rows whose label was compared with the full ensemble's."""
+        self._audited.of(ensemble, policy, "true").add(same)
+        self._audited.of(ensemble, policy, "false").add(differing)
+
+    def audit_dropped(self, ensemble: str, reason: str, rows: int) -> None:
+        """Count rows that should have been audited; `reason`: no_room or failed."""
+        self._audit_dropped.of(ensemble, reason).add(rows)
+
+    def shadowed(self, ensemble: str, member: str, same: int, changed: int, dissents: int) -> None:
+        """Count rows that a shadow ran: the answers that its vote would have left and changed, and where it was another."""
+        self._shadow_rows.of(ensemble, member, "false").add(same)
+        self._shadow_rows.of(ensemble, member, "true").add(changed)
+        self._shadow_dissents.of(ensemble, member).add(dissents)
+
+    def shadow_dropped(self, ensemble: str, member: str, reason: str, rows: int) -> None:
+        """Count rows that a shadow should have run; `reason`: no_room or failed."""
+        self._shadow_dropped.of(ensemble, member, reason).add(rows)
+
     def shed(self, ensemble: str, reason: str) -> None:
         """Count a request that was refused before it cost anything."""
         self._shed.of(ensemble, reason).add(1)
 
+    def reloaded(self, ensemble: str, outcome: str) -> None:
+        """Count a wish for another version: loaded, unchanged, refused or unloaded."""
+        self._reloads.of(ensemble, outcome).add(1)
+
     def watch(self, name: str, help_text: str, samples: Callable[[], Iterable[tuple[dict[str, str], float]]]) -> None:
         """A gauge that is read when it is asked for: `samples` gives its labels and values."""
-        self.registry.register(_Read(name, help_text, samples))
+        self.registry.register(_Read(GaugeMetricFamily(name, help_text), samples))
+
+    def watch_total(
+        self, name: str, help_text: str, samples: Callable[[], Iterable[tuple[dict[str, str], float]]]
+    ) -> None:
+        """The same for a counter. `name` ends in `_total`."""
+        self.registry.register(_Read(CounterMetricFamily(name, help_text), samples))
 
     def exposition(self) -> bytes:
         """The text format of Prometheus."""
@@ -148,8 +252,15 @@ class Telemetry:
             for account, seconds in device.uncharged():
                 spent = (account.ensemble, account.policy, account.member, device.name)
                 self._device_seconds.of(*spent).add(seconds)
-                self._cost.of(*spent).add(self._ledger.cost_usd(seconds))
+                self._cost.of(*spent).add(device.cost_usd(seconds))
         return generate_latest(self.registry)
+
+
+def _prices(ledger: Ledger) -> list[tuple[dict[str, str], float]]:
+    return [
+        ({"device": device.name, "currency": "USD", "as_of": device.price.as_of}, device.price.usd_per_hour)
+        for device in ledger.devices
+    ]
 
 
 class _Idle:
@@ -168,19 +279,20 @@ class _Idle:
         for device in self._ledger.devices:
             idle = device.idle_seconds
             seconds.add_metric([device.name], idle)
-            cost.add_metric([device.name], self._ledger.cost_usd(idle))
+            cost.add_metric([device.name], device.cost_usd(idle))
         yield seconds
         yield cost
 
 
 class _Read:
-    def __init__(
-        self, name: str, help_text: str, samples: Callable[[], Iterable[tuple[dict[str, str], float]]]
-    ) -> None:
-        self._name, self._help, self._samples = name, help_text, samples
+    """`family`: without samples; they are asked for each time."""
+
+    def __init__(self, family: Metric, samples: Callable[[], Iterable[tuple[dict[str, str], float]]]) -> None:
+        self._family, self._samples = family, samples
+        self._name = family.name + ("_total" if family.type == "counter" else "")
 
     def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(self._name, self._help)
+        self._family.samples = []
         for labels, value in self._samples():
-            family.add_sample(self._name, labels, value)
-        yield family
+            self._family.add_sample(self._name, labels, value)
+        yield self._family

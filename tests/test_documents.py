@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 
 from ensembles import cli, spec
 from ensembles.training import recipes
+from serving.ledger import Ledger
+from serving.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -81,3 +84,27 @@ def test_the_policies_in_the_serving_page_are_some(digits) -> None:
     found = spec.from_mapping({**digits.spec.model_dump(mode="json"), "members": members, "policies": policies})
 
     assert found.policy_names[:4] == ("full", "early_exit", "cascade", "planned")
+
+
+def queries() -> list[str]:
+    """The PromQL of the page about costs."""
+    return re.findall(r"```promql\n(.*?)```", (ROOT / "docs" / "cost.md").read_text(), re.DOTALL)
+
+
+def test_the_queries_in_the_cost_page_ask_for_series_that_there_are() -> None:
+    families = {family.name for family in Telemetry(Ledger(1.0)).registry.collect()} | {"ensemble_energy_joules"}
+    asked = {name for query in queries() for name in re.findall(r"ensemble_\w+", re.sub(r'"[^"]*"', "", query))}
+
+    assert len(asked) > 8
+    assert {name.removesuffix("_total") for name in asked} <= families
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_the_queries_in_the_cost_page_are_promql(tmp_path: Path) -> None:
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries())]
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "cost", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(rules)} rules found" in done.stdout

@@ -30,7 +30,7 @@ def export(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="An experiment folder, an .onnx file, timm:NAME or torchvision:NAME (?pretrained=false, "
+            help="An experiment folder, a search's pool, an .onnx file, timm:NAME or torchvision:NAME (?pretrained=false, "
             "?weights=FILE.safetensors, &classes=N); NAME=SOURCE names the member.",
         ),
     ],

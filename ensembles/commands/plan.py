@@ -102,7 +102,7 @@ def put(found: Repository, made: Plan) -> Repository:
 
 def digest(found: Repository, made: Plan, policy: Json) -> str:
     """Of what the policy's certificate depends on, in the manifest as it will be."""
-    from ensembles.spec import PolicySpec
+    from ensembles.policies import PolicySpec
 
     vote = found.spec.vote.model_copy(update={"temperature": made.ballot.temperature})
     return found.spec.model_copy(update={"vote": vote}).certified_digest(PolicySpec.model_validate(policy))

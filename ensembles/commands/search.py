@@ -48,7 +48,7 @@ def search(
         wanted = wanted.model_copy(update={"data": data or wanted.data})
         with shown(()) as progress:
             pool = carried_out(Order(wanted, out, trials, storage, device, jobs), progress.decoded, progress.tell)
-    print(json.dumps(document(pool)) if as_json else f"{table(pool)}\n\n{advice(pool, wanted.name)}")
+    print(json.dumps(document(pool)) if as_json else f"{table(pool)}\n\n{advice(pool, out, wanted.name)}")
 
 
 @contextmanager
@@ -100,10 +100,9 @@ def _interval(found: "Estimate") -> str:
     return f"{found.value:.1%}, {found.low:.1%} to {found.high:.1%}"
 
 
-def advice(pool: "Pool", name: str) -> str:
+def advice(pool: "Pool", out: Path, name: str) -> str:
     """What these numbers are worth, and what to type next."""
     chosen = [each for each in pool.members if each.weight]
-    folders = " ".join(shlex.quote(str(each.experiment.path)) for each in chosen)
     weights = ", ".join(f"{each.member.name} {each.weight}" for each in chosen)
     failed = [f"{len(pool.failed)} of the trials came to nothing; the first: {pool.failed[0]}"] if pool.failed else []
     return "\n".join(
@@ -111,7 +110,7 @@ def advice(pool: "Pool", name: str) -> str:
             *failed,
             f"These {pool.vote.n:,} calibration rows have chosen the members and their weights, so the vote's figure is too high",
             "by what luck gave it, and so is that of the best member. Judge the ensemble on rows that took no part.",
-            f"Weights for ensemble.yaml: {weights}",
-            f"Next: ensembles export {folders} --to models/{name} --data HELD_OUT",
+            f"Weights: {weights}",
+            f"Next, which takes them along: ensembles export {shlex.quote(str(out))} --to models/{name} --data HELD_OUT",
         ]
     )

@@ -28,11 +28,14 @@ class Member(Protocol):
     def brief(self, rows: int) -> bool:
         """Whether a run of so many rows is so short that it is made on the event loop itself."""
 
+    def predict(self, rows: int) -> float | None:
+        """How many seconds a run of so many rows will take, from those before it; None before any."""
+
     async def run(self, rows: Rows, occupation: Occupation) -> Scores:
         """Probabilities [n, K] for rows [n, *shape], n >= 1.
 
-        `occupation` is entered exactly while the device works on these rows. Calls may overlap. A cancelled call leaves the
-        member usable; work that had begun may go on for a while, and its occupation with it. Raises MemberError.
+        `occupation` is entered exactly while the device works on these rows. Calls may overlap. A call that is cancelled stops
+        its work as soon as it can, ends when the device is free of it, and leaves the member usable. Raises MemberError.
         """
 
     def close(self) -> None:

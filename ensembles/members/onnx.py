@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ensembles.member_spec import MemberSpec
 from ensembles.members import MemberError, Occupation, Rows, Scores
 from ensembles.members.cores import cores
 from ensembles.members.timing import TimeByRows
-from ensembles.spec import MemberSpec
 from ensembles.wording import one_line
 
 try:
@@ -50,21 +50,33 @@ class OnnxMember:
         predicted = self.timing.predict(rows)
         return predicted is not None and predicted < self._on_the_loop_seconds
 
+    def predict(self, rows: int) -> float | None:
+        return self.timing.predict(rows)
+
     async def run(self, rows: Rows, occupation: Occupation) -> Scores:
         if self.brief(len(rows)):
             return self.compute(rows, occupation)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self.compute, rows, occupation)
+        options = ort.RunOptions()
+        work = self._executor.submit(self.compute, rows, occupation, options)
+        running = asyncio.wrap_future(work)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            options.terminate = True  # between two nodes of the graph; a run that has not begun never does
+            if not work.cancel():
+                await asyncio.gather(running, return_exceptions=True)
+            raise
 
-    def compute(self, rows: Rows, occupation: Occupation) -> Scores:
+    def compute(self, rows: Rows, occupation: Occupation, options: ort.RunOptions | None = None) -> Scores:
         """`run` on the calling thread, for those who have no event loop. Raises MemberError."""
         with occupation:
             start = time.perf_counter()
             try:
-                scores: Scores = self._session.run(self._outputs, {self._input: rows})[0]
+                scores: Scores = self._session.run(self._outputs, {self._input: rows}, options)[0]
             except Exception as error:
                 raise MemberError(f"{type(error).__name__} in ONNX Runtime") from error
             self.timing.observe(len(rows), time.perf_counter() - start)
-        return _softmax(scores) if self._logits else scores
+        return softmax(scores) if self._logits else scores
 
     def close(self) -> None:
         del self._session
@@ -106,7 +118,8 @@ def _device(spec: MemberSpec, provider: str) -> str:
     return f"cuda:{number or 0}" if provider == PROVIDERS["cuda"] else "cpu"
 
 
-def _softmax(logits: Scores) -> Scores:
+def softmax(logits: Scores) -> Scores:
+    """Probabilities [n, K] from logits [n, K]; infinite ones become NaN. Raises MemberError for another number of dimensions."""
     if logits.ndim != 2:
         raise MemberError(f"found logits of shape {list(logits.shape)}, expected [rows, classes]")
     with np.errstate(invalid="ignore"):  # infinite logits become NaN, which is no vote and is refused as such

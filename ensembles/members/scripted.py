@@ -31,16 +31,21 @@ def always(index: int, classes: int, confidence: float = 0.9) -> Callable[[Rows]
 class ScriptedMember:
     """Follows its steps one run after the other, and the last one from then on. `ran` lists the rows of each run begun."""
 
-    def __init__(self, name: str, steps: Iterable[Step], device: str = "cpu") -> None:
+    def __init__(self, name: str, steps: Iterable[Step], device: str = "cpu", predicted: float | None = None) -> None:
+        """`predicted`: seconds that it says a run will take."""
         self.name = name
         self.device = device
         self.provider = "Scripted"
         self.ran: list[int] = []
+        self._predicted = predicted
         self._steps: Iterator[Step] = iter(steps)
         self._step = next(self._steps)
 
     def brief(self, rows: int) -> bool:
         return not self._step.delay
+
+    def predict(self, rows: int) -> float | None:
+        return self._predicted
 
     async def run(self, rows: Rows, occupation: Occupation) -> Scores:
         step, self._step = self._step, next(self._steps, self._step)

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from ensembles import atomic
-from ensembles.training.recipes import CalibrationRows, MemberRecipe, Name, RecipeError, _Frozen, mapping
+from ensembles.frozen import Frozen
+from ensembles.member_spec import Name
+from ensembles.training.recipes import CalibrationRows, MemberRecipe, RecipeError, mapping
 from ensembles.wording import one_line
 
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.csv", "checkpoint.safetensors"
@@ -34,7 +36,7 @@ class HopelessError(ExperimentError):
     """This member cannot be trained, however often one tries; others may be."""
 
 
-class Data(_Frozen):
+class Data(Frozen):
     """The rows: their source's name, sha256 and number, and how many pixels a side they were decoded to."""
 
     name: str
@@ -43,7 +45,7 @@ class Data(_Frozen):
     image_size: int
 
 
-class Config(_Frozen):
+class Config(Frozen):
     """All that a trained model depends on."""
 
     recipe: Name

@@ -5,22 +5,14 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ensembles.spec import NAME, PlainLoader, SpecError, first_fault
-from ensembles.wording import one_line, shown
+from ensembles import plain_yaml
+from ensembles.frozen import Frozen
+from ensembles.member_spec import Name
+from ensembles.spec import first_fault
+from ensembles.wording import shown
 
-Name = Annotated[str, StringConstraints(pattern=NAME)]
 Architecture = Literal["linear", "mlp", "convnet", "vgg", "resnet", "mobilenet"]
 Augmentation = Literal["flip", "crop", "colour", "cutout"]
 Schedule = Literal["one_cycle", "cosine", "constant"]
@@ -48,11 +40,7 @@ class RecipeError(ValueError):
     """The recipe is not one. One line: the file, the key, what was found, what was expected."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class MemberRecipe(_Frozen):
+class MemberRecipe(Frozen):
     """How one member is trained. What differs between members is what makes their errors differ.
 
     `size`: the pixels a side that it sees (None: all); `grey`: it sees no colour; `bagging`: it learns from a sample with
@@ -94,7 +82,7 @@ def _refuse_too_wide(architecture: Architecture, width: int, depth: int) -> None
         )
 
 
-class SearchSpace(_Frozen):
+class SearchSpace(Frozen):
     """What the members of a search are drawn from: each gets one of the values that stand at each of its keys.
 
     `learning_rate`: the lowest and the highest, drawn evenly by order of magnitude. `seed`: of the drawing.
@@ -142,14 +130,14 @@ class SearchSpace(_Frozen):
 _NOTHING = object()
 
 
-class CalibrationRows(_Frozen):
+class CalibrationRows(Frozen):
     """Rows held out from training, by a seed: members are compared on them, and ensembles selected."""
 
     rows: Annotated[int, Field(ge=1, le=10**7)]
     seed: Seed = 0
 
 
-class Recipe(_Frozen):
+class Recipe(Frozen):
     """Members to train on one folder of class folders of images (or a zip of it; `photos.zip#train` is a folder inside).
 
     `image_size`: pixels a side of the square RGB image that the served model is sent. `search`: what other members may be
@@ -236,18 +224,11 @@ def mapping(content: bytes) -> dict[str, Any]:
     if len(content) > MAX_RECIPE_BYTES:
         raise RecipeError(f"found more than {MAX_RECIPE_BYTES} bytes, expected a recipe")
     try:
-        found = yaml.load(content.decode(), Loader=PlainLoader)  # noqa: S506  a SafeLoader, stricter
+        return plain_yaml.mapping(content.decode(), "a recipe")
     except UnicodeDecodeError:
         raise RecipeError("expected UTF-8 text") from None
-    except SpecError as error:
+    except plain_yaml.NotPlainError as error:
         raise RecipeError(str(error)) from None
-    except RecursionError:
-        raise RecipeError("expected a recipe, found YAML that nests too deep") from None
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:  # a date that is none, for one
-        raise RecipeError(f"expected YAML, found {one_line(error)}") from None
-    if not isinstance(found, dict):
-        raise RecipeError(f"expected a mapping, found {type(found).__name__}")
-    return found
 
 
 def from_mapping(content: Mapping[str, Any]) -> Recipe:

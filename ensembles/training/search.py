@@ -22,17 +22,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ensembles import measuring
 from ensembles.estimates import Estimate, proportion
+from ensembles.frozen import Frozen
+from ensembles.member_spec import Name
 from ensembles.selection import select
 from ensembles.training import chance, files, fleet, images, runs
 from ensembles.training.experiment import MODEL, Data, Experiment, ExperimentError, Member, refuse_changed
 from ensembles.training.recipes import (
     CalibrationRows,
     MemberRecipe,
-    Name,
     Recipe,
     RecipeError,
     SearchSpace,
-    _Frozen,
     mapping,
 )
 from ensembles.votes import Ballot, Ints, Rule, vote
@@ -44,7 +44,7 @@ class SearchError(fleet.TrainingError):
     """The search cannot go on. One line: what was found and what was expected."""
 
 
-class Declared(_Frozen):
+class Declared(Frozen):
     """All that a search depends on, and the name of its study, which no other folder has."""
 
     study: str

@@ -156,7 +156,7 @@ class Columns:
 
 
 def parameters(answer: Answer) -> dict[str, Parameter]:
-    """The response parameters that all requests of a batch with as many rows share: all but the time in the queue."""
+    """The response parameters that all requests of a batch share which are `alike`: all but the time in the queue and the receipt."""
     return {**parameters_of_all(answer), **parameters_of_batch(answer)}
 
 
@@ -168,6 +168,9 @@ def parameters_of_all(answer: Answer) -> dict[str, Parameter]:
         "ensemble_partial": answer.partial,
         **{f"ensemble_members_{outcome.value}": ",".join(members) for outcome, members in named.items()},
         "ensemble_digest": answer.live.digest,
+        "ensemble_certificate": answer.certificate,
+        "ensemble_requested_policy": answer.asked,
+        "ensemble_brownout_level": answer.brownout_level,
     }
 
 

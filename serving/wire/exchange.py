@@ -9,11 +9,14 @@ from functools import cached_property
 
 from ensembles.spec import InputSpec
 from serving.aggregator import Aggregator, Answer, Request
-from serving.batcher import Entry
-from serving.catalog import Catalog
+from serving.batch import Entry
+from serving.catalog import Catalog, Live
 from serving.errors import Fault, Internal
+from serving.feedback import Feedback, subject
+from serving.receipts import Receipts
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry
+from serving.versions import Versions
 from serving.wire.status import status
 
 log = logging.getLogger(__name__)
@@ -27,6 +30,10 @@ IMAGE_BYTES = 16 << 20
 """A picture as a camera writes it; what it may become is limited by the codec."""
 
 TAKES_IMAGES = "/scrutin.v1.EnsembleService/Predict"
+TAKES_RECEIPTS = "/scrutin.v1.EnsembleService/Feedback"
+
+JSON_BYTES_PER_CHARACTER = 12
+"""Of a label, written as two escapes."""
 
 JSON_BYTES_PER_VALUE = 32
 """More than any number of JSON needs that was printed from a double, with its separators."""
@@ -38,16 +45,38 @@ Decode = Callable[[float], Request | Awaitable[Request]]
 
 @dataclass(frozen=True)
 class Serving:
-    """What the protocols need of the server."""
+    """What the protocols need of the server.
+
+    `versions`: who loads and unloads ensembles; None where callers may not ask for it. `receipts`: None where none are given.
+    """
 
     catalog: Catalog
     aggregator: Aggregator
     telemetry: Telemetry
     statistics: Statistics
+    versions: Versions | None = None
+    receipts: Receipts | None = None
 
     def max_bytes(self, path: str) -> int:
         """The most that a gRPC request of this path needs."""
+        if path == TAKES_RECEIPTS:
+            return self.max_feedback_bytes
         return self.max_image_bytes if path.startswith(TAKES_IMAGES) else self.max_tensor_bytes
+
+    @cached_property
+    def feedback(self) -> Feedback:
+        """Who takes receipts back."""
+        return Feedback(self.receipts, self.telemetry)
+
+    @property
+    def max_feedback_bytes(self) -> int:
+        """The most that a receipt and its true labels need."""
+        return max(map(_feedback_bytes, self.catalog.ensembles.values()), default=0) + ROOM_BYTES
+
+    def measure_again(self) -> None:
+        """The ensembles have changed, and with them what requests may need."""
+        self.__dict__.pop("max_image_bytes", None)
+        self.__dict__.pop("max_tensor_bytes", None)
 
     @cached_property
     def max_image_bytes(self) -> int:
@@ -138,6 +167,12 @@ class Exchange:
 def sooner(first: float | None, second: float | None) -> float | None:
     """The smaller of two timeouts, None being none."""
     return min((seconds for seconds in (first, second) if seconds is not None), default=None)
+
+
+def _feedback_bytes(live: Live) -> int:
+    """Of the longest receipt and the longest labels, which are JSON."""
+    rows, longest = live.spec.limits.max_batch_size, max(map(len, live.spec.labels))
+    return subject(live).longest(rows) + rows * (longest * JSON_BYTES_PER_CHARACTER + len('"", '))
 
 
 def _row_bytes(given: InputSpec) -> int:

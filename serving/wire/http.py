@@ -11,8 +11,8 @@ from urllib.parse import unquote
 import orjson
 
 from serving.catalog import Model
-from serving.errors import Fault, Internal, QueueFull, TooLarge, Unknown, Unsupported
-from serving.wire import oip, openapi, predict_http
+from serving.errors import Fault, Internal, QueueFull, TooLarge, Unknown
+from serving.wire import feedback_http, management, oip, openapi, predict_http
 from serving.wire.codec import WINDOW_BITS, compressed, decompressed
 from serving.wire.exchange import Serving
 from serving.wire.grpc import Complete, Gone, Receive, Send
@@ -97,7 +97,7 @@ def _json(content: Any, code: int = 200) -> Reply:
 
 
 async def _server_metadata(call: HttpCall) -> Reply:
-    return _json(oip.server_metadata())
+    return _json(oip.server_metadata(call.serving))
 
 
 async def _live(call: HttpCall) -> Reply:
@@ -154,6 +154,11 @@ async def _predict(call: HttpCall) -> Reply:
     return Reply(orjson.dumps(answer), may_compress=True)
 
 
+async def _feedback(call: HttpCall) -> Reply:
+    body = await call.body(call.serving.max_feedback_bytes)
+    return _json(feedback_http.feedback(call.serving, call.names["model"], body))
+
+
 async def _models(call: HttpCall) -> Reply:
     return _json({"models": [predict_http.describe(live) for live in call.serving.catalog.ensembles.values()]})
 
@@ -162,8 +167,18 @@ async def _model_description(call: HttpCall) -> Reply:
     return _json(predict_http.describe(_model(call).live))
 
 
-async def _management(call: HttpCall) -> Reply:
-    raise Unsupported("repository management is off")
+async def _index(call: HttpCall) -> Reply:
+    return _json(management.index(call.serving, management.ready_only(await call.body(management.MOST_BYTES))))
+
+
+async def _load(call: HttpCall) -> Reply:
+    wanted = management.parameters(await call.body(management.MOST_BYTES))
+    return _json(await management.load(call.serving, call.names["model"], wanted))
+
+
+async def _unload(call: HttpCall) -> Reply:
+    wanted = management.parameters(await call.body(management.MOST_BYTES))
+    return _json(await management.unload(call.serving, call.names["model"], wanted))
 
 
 async def _openapi(call: HttpCall) -> Reply:
@@ -186,6 +201,7 @@ ROUTES: Sequence[tuple[str, re.Pattern[str], Handler]] = [
     for method, pattern, handler in (
         ("POST", f"{V2}/infer", _infer),
         ("POST", f"{V1}:predict", _predict),
+        ("POST", f"{V1}:feedback", _feedback),
         ("GET", "/v2/health/live", _live),
         ("GET", "/v2/health/ready", _ready),
         ("GET", "/v2/?", _server_metadata),
@@ -196,8 +212,9 @@ ROUTES: Sequence[tuple[str, re.Pattern[str], Handler]] = [
         ("GET", V2, _model_metadata),
         ("GET", "/v1/models", _models),
         ("GET", V1, _model_description),
-        ("POST", "/v2/repository/index", _management),
-        ("POST", "/v2/repository/models/[^/]+/(?:load|unload)", _management),
+        ("POST", "/v2/repository/index", _index),
+        ("POST", "/v2/repository/models/(?P<model>[^/]+)/load", _load),
+        ("POST", "/v2/repository/models/(?P<model>[^/]+)/unload", _unload),
         ("GET", "/openapi.json", _openapi),
         ("GET", "/docs", _docs),
         ("GET", "/", _root),

@@ -5,6 +5,7 @@ here as plain dictionaries, which are the JSON of one wire and the fields of the
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +16,8 @@ from tritonclient.grpc import service_pb2_grpc
 from serving.aggregator import Answer, Request
 from serving.catalog import Model
 from serving.errors import Unsupported
+from serving.receipts import Receipts
+from serving.wire import management
 from serving.wire.codec import TRITON_TYPES
 from serving.wire.columns import (
     ALL_OUTPUTS,
@@ -30,6 +33,7 @@ from serving.wire.columns import (
 from serving.wire.exchange import GRPC, Serving, sooner
 from serving.wire.oip_request import Head, InferRequest, Reader
 from serving.wire.protobuf import delimited, parameter, tag, varint
+from serving.wire.stamp import Stamp
 
 PLATFORM = "scrutin"
 
@@ -39,8 +43,9 @@ LASTING = 1024
 EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_configuration"]
 
 
-def server_metadata() -> dict[str, Any]:
-    return {"name": "scrutin", "version": version("scrutin"), "extensions": EXTENSIONS}
+def server_metadata(serving: Serving) -> dict[str, Any]:
+    extensions = EXTENSIONS if serving.versions is None else [*EXTENSIONS, "model_repository"]
+    return {"name": "scrutin", "version": version("scrutin"), "extensions": extensions}
 
 
 def model_metadata(model: Model) -> dict[str, Any]:
@@ -101,7 +106,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, serving: Serving, ready: Callable[[], bool]) -> None:
         self._serving = serving
         self._ready = ready
-        self._encoder = Encoder()
+        self._encoder = Encoder(serving.receipts)
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: ServicerContext) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -116,7 +121,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: ServicerContext
     ) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(**server_metadata())
+        return pb.ServerMetadataResponse(**server_metadata(self._serving))
 
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: ServicerContext
@@ -148,17 +153,27 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: ServicerContext
     ) -> pb.RepositoryIndexResponse:
-        raise Unsupported("repository management is off")
+        _no_repository(request.repository_name)
+        return pb.RepositoryIndexResponse(models=management.index(self._serving, request.ready))
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: ServicerContext
     ) -> pb.RepositoryModelLoadResponse:
-        raise Unsupported("repository management is off")
+        _no_repository(request.repository_name)
+        await management.load(self._serving, request.model_name, request.parameters)
+        return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: ServicerContext
     ) -> pb.RepositoryModelUnloadResponse:
-        raise Unsupported("repository management is off")
+        _no_repository(request.repository_name)
+        await management.unload(self._serving, request.model_name, request.parameters)
+        return pb.RepositoryModelUnloadResponse()
+
+
+def _no_repository(name: str) -> None:
+    if name:
+        raise Unsupported(f"found the repository {name[:64]!r}, expected none to be named")
 
 
 class Encoder:
@@ -168,7 +183,8 @@ class Encoder:
     messages as one message, so what differs, the id, the time in the queue and the rows, follows as another one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, receipts: Receipts | None) -> None:
+        self._stamp = Stamp(receipts)
         self._columns = Columns()
         self._common: PerBatch[bytes] = PerBatch()
         self._single: PerBatch[list[bytes]] = PerBatch()
@@ -178,7 +194,12 @@ class Encoder:
         common = self._common_part(head.model_name, answer, head.outputs)
         queue = varint(queue_microseconds(answer))
         own_id = delimited(ID, head.request_id.encode()) if head.request_id else b""
-        return b"".join([common, BEFORE_QUEUE_US[len(queue)], queue, own_id, self._outputs(head.outputs, answer)])
+        outputs = self._outputs(head.outputs, answer)
+        return b"".join([common, BEFORE_QUEUE_US[len(queue)], queue, own_id, self._receipt(answer), outputs])
+
+    def _receipt(self, answer: Answer) -> bytes:
+        receipt = self._stamp.receipt(answer)
+        return _before_receipt(len(receipt)) + receipt if receipt else b""
 
     def _outputs(self, outputs: tuple[Output, ...], answer: Answer) -> bytes:
         columns = self._columns.of(answer, outputs)
@@ -196,7 +217,8 @@ class Encoder:
 
     def _lasting_part(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
         counted, outcomes = answer.counted, tuple([run.outcome for run in answer.members])
-        key = (model_name, answer.rows, outputs, answer.live.digest, counted.policy, outcomes)
+        told = (answer.certificate, answer.asked, answer.brownout_level)
+        key = (model_name, answer.rows, outputs, answer.live.digest, counted.policy, outcomes, told)
         lasting = self._lasting.get(key)
         if lasting is None:
             if len(self._lasting) >= LASTING:
@@ -231,3 +253,9 @@ BEFORE_QUEUE_US = [
     parameter(PARAMETERS, b"ensemble_queue_us", 1 << 7 * size - 1)[:-size] if size else b"" for size in range(10)
 ]
 """What stands before the time in the queue, by the bytes that it takes."""
+
+
+@lru_cache(256)
+def _before_receipt(size: int) -> bytes:
+    """What stands before a receipt of so many characters."""
+    return parameter(PARAMETERS, b"ensemble_receipt", "A" * size)[:-size]

@@ -26,6 +26,7 @@ from serving.wire.columns import (
     wrong_inputs,
 )
 from serving.wire.exchange import HTTP, Serving
+from serving.wire.stamp import Stamp
 
 REMEMBERED_BYTES = 4096
 """Heads up to this size are remembered when tensors are binary: then a client sends the very same one with each request."""
@@ -68,6 +69,7 @@ class Inference:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
+        self._stamp = Stamp(serving.receipts)
         self._columns = Columns()
         self._common: PerBatch[bytes] = PerBatch()
         self._single: PerBatch[list[bytes]] = PerBatch()
@@ -88,9 +90,11 @@ class Inference:
 
     def _encode(self, name: str, head: JsonHead, answer: Answer) -> HttpAnswer:
         columns = self._columns.of(answer, head.outputs)
-        queue = b',"ensemble_queue_us":%d}' % queue_microseconds(answer)
+        own = b',"ensemble_queue_us":%d' % queue_microseconds(answer)
+        receipt = self._stamp.receipt(answer)
+        own += b',"ensemble_receipt":"%b"}' % receipt if receipt else b"}"
         own_id = b',"id":' + orjson.dumps(head.request_id) if head.request_id else b""
-        text = b"".join([self._common_part(name, head, columns, answer), queue, own_id, b"}"])
+        text = b"".join([self._common_part(name, head, columns, answer), own, own_id, b"}"])
         if head.all_binary and answer.rows == 1:
             single = self._single.get(answer, head.outputs, lambda: _row_by_row(columns))
             return HttpAnswer(text + single[answer.start], len(text))

@@ -1,5 +1,6 @@
 """The OpenAPI description of the HTTP routes, made from what is served, and a page that shows it without loading anything."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +19,7 @@ ERRORS = {
     "404": "unknown model",
     "413": "too large",
     "429": "queue full",
+    "501": "not offered",
     "503": "not ready, or below quorum",
     "504": "deadline passed",
 }
@@ -43,9 +45,9 @@ def _error_responses() -> Schema:
     return {code: {"description": text, "content": body} for code, text in ERRORS.items()}
 
 
-def _object(required: bool = True, **properties: Schema) -> Schema:
-    schema: Schema = {"type": "object", "properties": properties}
-    return {**schema, "required": list(properties)} if required else schema
+def _object(optional: Sequence[str] = (), **properties: Schema) -> Schema:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required}
 
 
 def _list(items: Schema) -> Schema:
@@ -55,6 +57,7 @@ def _list(items: Schema) -> Schema:
 SCHEMAS: Schema = {
     "Error": _object(error=STRING),
     "Answer": _object(
+        optional=["receipt"],
         predictions=_list(
             _object(
                 label={"type": "string", "description": '"" is an abstention'},
@@ -66,7 +69,13 @@ SCHEMAS: Schema = {
                 votes={"type": "object", "additionalProperties": STRING, "description": "label by member"},
             )
         ),
-        policy=STRING,
+        policy={"type": "string", "description": "the one that was run"},
+        requested_policy={"type": "string", "description": "the one that was asked for, or the default"},
+        brownout_level={"type": "integer", "minimum": 0, "description": "steps of the brown-out below it; 0: none"},
+        certificate={
+            "enum": ["", "valid", "stale", "violated"],
+            "description": "of the policy that was run; empty where it has none",
+        },
         partial={"type": "boolean", "description": "a member that should have voted did not"},
         members={
             "type": "object",
@@ -78,6 +87,16 @@ SCHEMAS: Schema = {
         device_seconds=NUMBER,
         cost_usd=NUMBER,
         digest={"type": "string", "description": "sha256 of the manifest that answered"},
+        receipt={"type": "string", "description": "to be sent back with the true labels"},
+    ),
+    "Score": _object(
+        rows={"type": "integer", "minimum": 0, "description": "whose label was given"},
+        right={"type": "integer", "minimum": 0, "description": "of these, where the answer was right"},
+        members={
+            "type": "object",
+            "additionalProperties": {"type": "integer", "minimum": 0},
+            "description": "the same of every member that voted on one of these rows",
+        },
     ),
     "Tensor": {
         **_object(name=STRING, datatype=STRING, shape=_list({"type": "integer"})),
@@ -119,7 +138,26 @@ def _v1(catalog: Catalog) -> Schema:
                 f"Ask {spec.name} for a vote", {"$ref": "#/components/schemas/Answer"}, requestBody=_predict_body(spec)
             )
         }
+        paths[f"/v1/models/{spec.name}:feedback"] = {
+            "post": _operation(
+                f"Tell {spec.name} what was true",
+                {"$ref": "#/components/schemas/Score"},
+                requestBody=_feedback_body(spec),
+            )
+        }
     return paths
+
+
+def _feedback_body(spec: EnsembleSpec) -> Schema:
+    labels = {
+        "type": "array",
+        "items": {"enum": ["", *spec.labels]},
+        "minItems": 1,
+        "maxItems": spec.limits.max_batch_size,
+        "description": "the true ones; empty where it is not known",
+    }
+    schema = {**_object(receipt=STRING, labels=labels), "additionalProperties": False}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def _predict_body(spec: EnsembleSpec) -> Schema:

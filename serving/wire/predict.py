@@ -12,12 +12,14 @@ from scrutin.v1 import ensemble_pb2_grpc
 from serving.aggregator import Answer, Request
 from serving.catalog import Live, Model
 from serving.errors import InvalidRequest
+from serving.receipts import Receipts
 from serving.records import Outcome
 from serving.wire.codec import rows_from_bytes, rows_from_images
 from serving.wire.columns import PerBatch
 from serving.wire.exchange import GRPC, Serving, sooner
 from serving.wire.predict_stream import Stream
 from serving.wire.protobuf import delimited, tag, varint
+from serving.wire.stamp import Stamp
 
 MICROSECONDS = 1e6
 
@@ -34,7 +36,7 @@ class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._encoder = Encoder()
+        self._encoder = Encoder(serving.receipts)
 
     async def Predict(self, request: pb.PredictRequest, context: ServicerContext) -> bytes:
         """The answer, serialised."""
@@ -79,6 +81,11 @@ class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
             await stream.finished()
         finally:
             stream.leave()
+
+    async def Feedback(self, request: pb.FeedbackRequest, context: ServicerContext) -> pb.FeedbackResponse:
+        model = self._serving.catalog.find(request.ensemble)
+        score = self._serving.feedback.take(model, request.receipt, request.labels)
+        return pb.FeedbackResponse(rows=score.rows, right=score.right, members=score.members)
 
     async def ListEnsembles(
         self, request: pb.ListEnsemblesRequest, context: ServicerContext
@@ -131,18 +138,20 @@ async def from_images(made: Callable[..., Request], model: Model, files: Sequenc
 class Encoder:
     """Answers as serialised PredictResponses; what those of a batch have in common is serialised once (as in `oip.py`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, receipts: Receipts | None) -> None:
         self._common: PerBatch[bytes] = PerBatch()
         self._columns: PerBatch[TypedColumns] = PerBatch()
+        self._stamp = Stamp(receipts)
 
     def encode(self, request_id: str, answer: Answer) -> bytes:
         columns = self._columns.get(answer, None, lambda: TypedColumns(answer))
         common = self._common.get(answer, answer.alike, lambda: _common(answer))
         own_id = delimited(ID, request_id.encode()) if request_id else b""
+        receipt = delimited(RECEIPT, self._stamp.receipt(answer))
         latency = LATENCY.pack(LATENCY_TAG, QUEUE, answer.queue_seconds, TOTAL, answer.total_seconds)
         if answer.rows == 1:
-            return b"".join([common, own_id, latency, columns.single[answer.start]])
-        return b"".join([common, own_id, latency, *columns.of(answer.start, answer.stop)])
+            return b"".join([common, own_id, latency, receipt, columns.single[answer.start]])
+        return b"".join([common, own_id, latency, receipt, *columns.of(answer.start, answer.stop)])
 
 
 class TypedColumns:
@@ -205,14 +214,17 @@ def _common(answer: Answer) -> bytes:
         device_seconds=answer.device_seconds,
         cost_usd=answer.cost_usd,
         digest=answer.live.digest,
+        certificate=answer.certificate,
+        requested_policy=answer.asked,
+        brownout_level=answer.brownout_level,
     )
     return bytes(common.SerializeToString())
 
 
 FIELDS = pb.PredictResponse.DESCRIPTOR.fields_by_name
-ID, LABEL, LABEL_INDEX, VOTES, PROBABILITIES, AGREEMENT, MARGIN, EXACT = (
+ID, RECEIPT, LABEL, LABEL_INDEX, VOTES, PROBABILITIES, AGREEMENT, MARGIN, EXACT = (
     tag(FIELDS[name].number)
-    for name in ("id", "label", "label_index", "votes", "probabilities", "agreement", "margin", "exact")
+    for name in ("id", "receipt", "label", "label_index", "votes", "probabilities", "agreement", "margin", "exact")
 )
 LATENCY = struct.Struct("<2scdcd")  # the field `latency_seconds` with the two times that are a request's own
 LATENCY_TAG, QUEUE, TOTAL = tag(FIELDS["latency_seconds"].number) + varint(18), tag(1, 1), tag(4, 1)

@@ -17,6 +17,7 @@ from serving.wire.codec import rows_from_nested
 from serving.wire.exchange import HTTP, Serving
 from serving.wire.oip_http import json_object
 from serving.wire.predict import describe, from_images
+from serving.wire.stamp import Stamp
 
 __all__ = ["describe", "predict", "takes_images"]
 
@@ -52,7 +53,9 @@ async def predict(serving: Serving, name: str, body: bytes, content_type: str) -
         content = json_object(body)
         return made(rows=_rows(spec, content), policy=_policy(content))
 
-    return _encode(await serving.answer(HTTP, name, decode))
+    answer = await serving.answer(HTTP, name, decode)
+    receipt = Stamp(serving.receipts).receipt(answer).decode()
+    return {**_encode(answer), **({"receipt": receipt} if receipt else {})}
 
 
 def _rows(spec: EnsembleSpec, content: dict[str, Any]) -> NDArray[Any]:
@@ -140,6 +143,9 @@ def _encode(answer: Answer) -> dict[str, Any]:
     return {
         "predictions": _predictions(answer),
         "policy": counted.policy,
+        "requested_policy": answer.asked,
+        "brownout_level": answer.brownout_level,
+        "certificate": answer.certificate,
         "partial": answer.partial,
         "members": {
             run.member: {
@@ -163,7 +169,7 @@ def _encode(answer: Answer) -> dict[str, Any]:
 
 def _predictions(answer: Answer) -> list[dict[str, Any]]:
     labels = answer.live.spec.labels
-    members = [run.member for run in answer.counted.runs]
+    members = [member.name for member in answer.live.spec.members]
     probabilities, agreement, margin = map(_rounded, (answer.probabilities, answer.agreement, answer.margin))
     return [
         {

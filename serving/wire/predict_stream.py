@@ -7,7 +7,7 @@ from typing import Any
 
 from scrutin.v1 import ensemble_pb2 as pb
 from serving.aggregator import Answer, Request
-from serving.batcher import Entry
+from serving.batch import Entry
 from serving.errors import Fault
 from serving.wire.exchange import GRPC, Exchange, Serving
 from serving.wire.status import status

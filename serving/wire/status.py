@@ -13,6 +13,7 @@ from serving.errors import (
     NotReady,
     QueueFull,
     TooLarge,
+    TooLate,
     Unknown,
     Unsupported,
 )
@@ -31,6 +32,7 @@ STATUS: dict[type[Fault], Status] = {
     Unknown: Status(StatusCode.NOT_FOUND, 404),
     TooLarge: Status(StatusCode.RESOURCE_EXHAUSTED, 413),
     QueueFull: Status(StatusCode.RESOURCE_EXHAUSTED, 429),
+    TooLate: Status(StatusCode.RESOURCE_EXHAUSTED, 429),
     NotReady: Status(StatusCode.UNAVAILABLE, 503),
     BelowQuorum: Status(StatusCode.UNAVAILABLE, 503),
     DeadlinePassed: Status(StatusCode.DEADLINE_EXCEEDED, 504),

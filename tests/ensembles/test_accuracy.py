@@ -17,7 +17,6 @@ from ensembles.accuracy import (
     Reliability,
     brier_rows,
     detectable_gain,
-    fit_temperature,
     mcnemar,
     nll_rows,
     paired_gain,
@@ -25,7 +24,6 @@ from ensembles.accuracy import (
     rows_needed,
     selective,
 )
-from ensembles.votes import Ballot, Rule, vote
 
 STUDIES = 1000
 
@@ -127,59 +125,6 @@ def test_the_interval_of_the_calibration_error_covers_it(sharpened: float, n: in
 def test_the_calibration_error_of_no_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="found no rows, expected at least 1"):
         Reliability.of(np.zeros(0), np.zeros(0, np.bool_)).ece()
-
-
-def nll_when_served_at(shares: NDArray[np.float64], y: NDArray[np.int64], temperature: float) -> float:
-    alone = Ballot(Rule.PROBABILITY_AVERAGE, np.ones(1), np.arange(1), temperature=temperature)
-    return float(nll_rows(vote(shares[:, None], alone).probabilities, y).mean())
-
-
-@pytest.mark.parametrize("true_temperature", [0.3, 0.8, 1.0, 2.5, 6.0])
-def test_the_temperature_that_made_the_labels_is_found(true_temperature: float) -> None:
-    shares = probabilities(20_000, 5)
-    softer = shares ** (1 / true_temperature)
-    y = labels_of(softer / softer.sum(axis=1, keepdims=True))
-
-    assert fit_temperature(shares, y) == pytest.approx(true_temperature, rel=0.05)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_no_other_temperature_serves_better(seed: int) -> None:
-    shares = probabilities(300, 3, seed)
-    y = labels_of(np.roll(shares, 1, axis=0) * 0.5 + shares * 0.5)
-    best = nll_when_served_at(shares, y, fit_temperature(shares, y))
-
-    for other in np.geomspace(accuracy.COLDEST, accuracy.HOTTEST, 200):
-        assert best <= nll_when_served_at(shares, y, float(other)) + 1e-5
-
-
-def test_hard_votes_never_become_worse_by_their_temperature() -> None:
-    """Where the true class has no vote, no temperature can give it a share."""
-    shares = np.array([[1.0, 0.0, 0.0], [2 / 3, 1 / 3, 0.0], [0.0, 2 / 3, 1 / 3]] * 50)
-    y = np.array([1, 0, 0] * 50)
-
-    assert nll_when_served_at(shares, y, fit_temperature(shares, y)) <= nll_when_served_at(shares, y, 1.0)
-
-
-def test_rows_that_no_temperature_can_save_do_not_move_it() -> None:
-    shares = np.array([[0.9, 0.1, 0.0]] * 100)
-    y = np.array([0] * 70 + [1] * 25 + [2] * 5)
-
-    assert fit_temperature(shares, y) == pytest.approx(fit_temperature(shares[:95], y[:95]), rel=1e-3)
-    assert fit_temperature(shares, y) == pytest.approx(math.log(9) / math.log(70 / 25), rel=1e-3)
-
-
-def test_a_temperature_stays_within_its_bounds() -> None:
-    sure, even = np.array([[0.6, 0.4]] * 40), np.array([0, 1] * 20)
-
-    assert fit_temperature(sure, np.zeros(40, np.int64)) == pytest.approx(accuracy.COLDEST, rel=0.01)
-    assert fit_temperature(sure, even) == pytest.approx(accuracy.HOTTEST, rel=0.01)
-    assert fit_temperature(np.full((40, 2), 0.5), even) == 1.0, "a temperature that changes nothing is 1"
-
-
-def test_the_temperature_of_no_rows_is_refused() -> None:
-    with pytest.raises(ValueError, match="found no rows, expected at least 1"):
-        fit_temperature(np.zeros((0, 3)), np.zeros(0, np.int64))
 
 
 # ------------------------------------------------------------------------------------------------------ paired comparison

@@ -14,8 +14,8 @@ pytest.importorskip("skl2onnx")
 
 from ensembles import export, repository, votes
 from ensembles.judging import Certificate, Policy, Replay, Threshold, replay
+from ensembles.policies import Exit
 from ensembles.repository import Repository
-from ensembles.spec import Exit
 from ensembles.stopping import Score
 from ensembles.training import digits
 from ensembles.votes import vote

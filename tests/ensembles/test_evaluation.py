@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensembles import document, evaluation, pictures, standing
-from ensembles.accuracy import fit_temperature, mcnemar, nll_rows
+from ensembles.accuracy import mcnemar, nll_rows
 from ensembles.evaluation import Evaluation, best_member, evaluate, gain
 from ensembles.gallery import gallery
 from ensembles.recording import Recording, record
 from ensembles.repository import Repository
 from ensembles.spec import ImageSpec, InputSpec
 from ensembles.standing import Table, Way, alone, stand
+from ensembles.temperature import fit_temperature
 from ensembles.votes import Ballot, Rule, TieBreak, at_temperature, vote
 
 CLASSES = 4
@@ -228,27 +229,15 @@ def test_some_members_keep_their_order_of_trust(members: tuple[int, ...], label:
     assert Way(members, Rule.MAJORITY).answer(trusted, slice(None)).label_index.tolist() == [label]
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
-@pytest.mark.parametrize("rule", list(Rule))
-def test_a_temperature_does_what_it_does_in_the_vote(rule: Rule, temperature: float) -> None:
-    found = table(*noisy(50, [0.3, 0.3, 0.3]), rule=rule)
-    way = Way((0, 1, 2), rule)
-    hot = dataclasses.replace(way.ballot(found), temperature=temperature)
-
-    expected = vote(found.stacked((0, 1, 2), slice(None)), hot).probabilities
-    scaled = at_temperature(way.answer(found, slice(None)).probabilities, np.full((50, 1), temperature))
-    assert scaled == pytest.approx(expected, abs=1e-5)
-
-
 def test_no_row_is_judged_at_a_temperature_that_it_helped_to_fit() -> None:
     found = table(*noisy(200, [0.2, 0.3]))
     first = standing._halves(200, 0)
     shuffled = found.y.copy()
     shuffled[first] = np.random.default_rng(0).permutation(shuffled[first])
-    other = dataclasses.replace(found, y=shuffled)
     way = Way((0, 1), Rule.PROBABILITY_AVERAGE)
+    pieces = [standing._Piece.of(rows, answer) for rows, answer in way.answers(found)]
 
-    before, after = (standing._fitted_elsewhere(each, way, first, 0) for each in (found, other))
+    before, after = (standing._fitted_elsewhere(pieces, first, y) for y in (found.y, shuffled))
     assert first.sum() == 100
     assert before[0] == after[0], "the first half's rows never saw their own labels"
     assert before[1] != after[1]
@@ -293,6 +282,17 @@ def test_unsteady_runs_widen_the_interval_of_the_time() -> None:
     assert time.value == pytest.approx(1000 * 0.001 / 64)
     assert time.low < 0.95 * time.value and time.high > 1.05 * time.value
     assert standing.seconds_per_1000(found, (0,)).low == pytest.approx(1000 * 0.001 / 64)
+
+
+def test_fitting_on_some_of_many_rows_changes_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = evaluated(4000)
+    monkeypatch.setattr(standing, "FIT_ROWS", 1000)
+    some = evaluated(4000)
+
+    for one, other in zip((*every.members, *every.ensembles), (*some.members, *some.ensembles), strict=True):
+        assert np.array_equal(one.label_index, other.label_index)
+        assert one.plain.nll.value == pytest.approx(other.plain.nll.value)
+        assert one.calibrated.nll.value == pytest.approx(other.calibrated.nll.value, abs=0.02)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,6 +343,19 @@ def test_a_member_that_carries_the_vote_is_missed_and_a_bad_one_is_not() -> None
     assert lost["a"].low > 0.2
     assert lost["b"].high < 0.05
     assert carried.marginal[2].seconds_saved_per_1000.value == pytest.approx(1000 * 0.003 / 64)
+
+
+@pytest.mark.parametrize("weights", [None, (3, 1, 1, 2)])
+@pytest.mark.parametrize("rule", list(Rule))
+def test_what_is_left_without_a_member_is_the_vote_of_the_others(rule: Rule, weights: Any) -> None:
+    random = np.random.default_rng(1)
+    found = table(random.dirichlet(np.full(CLASSES, 0.5), (300, 4)), random.integers(0, CLASSES, 300), rule, weights)
+    served = stand(found, Way((0, 1, 2, 3), rule))
+
+    for member in range(4):
+        others = tuple(other for other in range(4) if other != member)
+        expected = Way(others, rule).answer(found, slice(None)).label_index
+        assert np.array_equal(evaluation._without(found, served, member), expected)
 
 
 def test_one_member_alone_can_be_evaluated() -> None:

@@ -13,12 +13,12 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from ensembles.member_spec import MemberSpec, RunOn
 from ensembles.members import MemberError
 from ensembles.members.onnx import OnnxMember, cores
 from ensembles.members.scripted import ScriptedMember, Step, always
 from ensembles.members.timing import TimeByRows
 from ensembles.repository import Repository
-from ensembles.spec import MemberSpec, RunOn
 from ensembles.tally import BadVote, Tally
 from ensembles.votes import Ballot, Rule
 

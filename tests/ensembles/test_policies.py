@@ -66,7 +66,14 @@ def test_a_policy_may_have_fewer_members_and_a_rule_of_its_own() -> None:
         ({"p": {**CASCADE, "speed": 1}}, "policies.p.speed: unknown key"),
         ({"p": {**CASCADE, "certificate": {"n": 5}}}, "policies.p.certificate.disagreement: missing"),
         ({"p": {**EXACT, "rule": "median"}}, "policies.p.exit: found decided, expected a threshold: under median"),
-        ({"full": EXACT}, "policies: found the name 'full', expected another than full that matches"),
+        (
+            {"full": EXACT},
+            "policies: found the name 'full', expected another than full, audit, shadow, probe that matches",
+        ),
+        (
+            {"audit": EXACT},
+            "policies: found the name 'audit', expected another than full, audit, shadow, probe that matches",
+        ),
         ({"member:cnn": EXACT}, "policies: found the name 'member:cnn', expected another"),
         ({"defualt": "full"}, "policies.defualt: found 'full', expected a mapping"),
         ({"default": "cascade"}, "policies.default: found 'cascade', expected one of full, member:mlp"),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.optimize import linprog
 
 from ensembles.promise import (
     beta_binomial_error,
@@ -274,6 +275,21 @@ def test_the_correlated_promise_lies_in_its_bracket(e: float, correlation: float
     assert low - 1e-7 <= beta_binomial_error(e, members, correlation) <= high + 1e-7
     assert bracket(e, None, members)[0] <= low + 1e-7
     assert bracket(e, None, members)[1] >= high - 1e-7
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 5, 8, 21])
+def test_the_bracket_is_what_a_linear_programme_says(members: int) -> None:
+    rng = np.random.default_rng(members)
+    wrong = np.arange(members + 1)
+    for _ in range(30):
+        chances = rng.dirichlet(np.full(members + 1, 0.3))
+        e = min(1.0, float(chances @ wrong) / members)
+        d = float(chances @ (wrong * (wrong - 1))) / (members * (members - 1)) if members > 1 else None
+        moments = [np.ones(members + 1), wrong, wrong**2]
+        most = linprog(-1.0 * (2 * wrong >= members), A_eq=moments, b_eq=[chances @ moment for moment in moments])
+        least = linprog(2 * wrong > members, A_eq=moments, b_eq=[chances @ moment for moment in moments])
+
+        assert bracket(e, d, members) == pytest.approx((least.fun, -most.fun), abs=1e-6)
 
 
 def test_brackets_hold_for_every_vote() -> None:

@@ -157,9 +157,12 @@ def ending_well(server: Running):
 
 
 def flags(**given: object) -> list[str]:
-    """`price_per_hour=1` becomes `--price-per-hour 1`; ports are free ones unless they are given."""
+    """`price_per_hour=1` becomes `--price-per-hour 1`, `management=True` `--management`; ports are free ones by default."""
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
-    return [str(part) for key, value in {**ports, **given}.items() for part in ("--" + key.replace("_", "-"), value)]
+    words = []
+    for key, value in {**ports, **given}.items():
+        words += ["--" + key.replace("_", "-")] + ([] if value is True else [str(value)])
+    return words
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.batch_queue import BatchQueue
+from serving.batch_queue import PATIENCE, Backlog, BatchQueue
 
 
 @dataclass(eq=False)
@@ -218,3 +218,55 @@ def test_a_queue_that_is_served_runs_empty(waiting: list[Waiting]) -> None:
         queue.take(NOW)
 
     assert (len(queue), queue.rows) == (0, 0)
+
+
+# ----------------------------------------------------------------------------------------------------------------- backlog
+
+
+def filled(*lines: tuple[str, str, int], size: int = 32) -> Backlog[str]:
+    backlog: Backlog[str] = Backlog(size)
+    for key, item, rows in lines:
+        backlog.put(key, item, rows)
+    return backlog
+
+
+def test_an_empty_backlog_gives_nothing() -> None:
+    assert filled().take(others=0) == []
+
+
+def test_when_nobody_else_waits_what_is_there_runs() -> None:
+    backlog = filled(("s", "a", 3))
+
+    assert (backlog.rows, backlog.take(others=0), backlog.rows) == (3, ["a"], 0)
+
+
+def test_rows_of_one_line_run_together_as_far_as_they_fit() -> None:
+    backlog = filled(("s", "a", 12), ("s", "b", 12), ("s", "c", 12), ("s", "d", 1))
+
+    assert backlog.take(others=0) == ["a", "b"], "in their order"
+    assert backlog.take(others=0) == ["c", "d"]
+
+
+def test_lines_do_not_mix() -> None:
+    backlog = filled(("s", "a", 3), ("t", "b", 5), ("s", "c", 1))
+
+    assert [sorted(backlog.take(others=0)) for _ in range(2)] == [["b"], ["a", "c"]]
+
+
+def test_the_fuller_batch_goes_first() -> None:
+    backlog = filled(("s", "a", 8))
+
+    assert backlog.take(others=9) == []
+    assert backlog.take(others=8) == ["a"], "of equals, the one that is nearer its end"
+
+
+def test_more_than_a_batch_holds_makes_nobody_fuller() -> None:
+    assert filled(("s", "a", 32)).take(others=1000) == ["a"]
+
+
+def test_nobody_is_passed_over_for_ever() -> None:
+    backlog = filled(("s", "a", 1), ("t", "b", 2))
+    turns = [backlog.take(others=32) for _ in range(PATIENCE + 2)]
+
+    assert turns[:PATIENCE] == [[]] * PATIENCE
+    assert sorted(turns[PATIENCE:]) == [["a"], ["b"]]

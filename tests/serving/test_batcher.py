@@ -19,7 +19,9 @@ from ensembles.members.scripted import ScriptedMember, Step, always
 from ensembles.repository import Repository
 from ensembles.spec import EnsembleSpec, from_mapping
 from ensembles.votes import vote
-from serving.batcher import Batcher, Books, Entry
+from serving.batch import Entry
+from serving.batcher import Batcher
+from serving.books import Books
 from serving.errors import BelowQuorum, DeadlinePassed
 from serving.ledger import Ledger
 from serving.records import Counted, Outcome

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.ledger import Device, Ledger, Occupation
+from serving.ledger import Device, Ledger, Occupation, Price
+from serving.settings import Settings
 
 
 class Clock:
@@ -104,7 +105,16 @@ def test_devices_are_opened_at_their_first_mention_and_have_books_of_their_own()
     ("price_per_hour", "seconds", "usd"), [(3600.0, 1.0, 1.0), (0.1, 3600.0, 0.1), (0.36, 10.0, 0.001), (1.0, 0.0, 0.0)]
 )
 def test_a_second_costs_its_part_of_the_hour(price_per_hour: float, seconds: float, usd: float) -> None:
-    assert Ledger(price_per_hour).cost_usd(seconds) == pytest.approx(usd)
+    assert Ledger(price_per_hour).device("cpu").cost_usd(seconds) == pytest.approx(usd)
+
+
+def test_each_device_has_its_price_and_the_others_the_price_for_all() -> None:
+    given = {"cuda:0": {"usd_per_hour": 3.6, "as_of": "2026-11-24"}}
+    ledger = Ledger.of(Settings(repositories=("a",), price_per_hour=0.36, prices=given))
+
+    assert ledger.device("cuda:0").price == Price(3.6, as_of="2026-11-24")
+    assert ledger.device("cpu").price == Price(0.36, as_of="")
+    assert [ledger.device(name).cost_usd(1000.0) for name in ("cuda:0", "cpu")] == pytest.approx([1.0, 0.1])
 
 
 steps = st.lists(st.tuples(st.integers(0, 4), st.floats(0, 1e4)), max_size=60)
@@ -131,7 +141,7 @@ def test_what_is_attributed_and_what_is_idle_add_up_to_the_time_that_passed(
 
     attributed = sum(run.device_seconds for run in runs)
     assert attributed + idle == pytest.approx(elapsed, rel=1e-9, abs=1e-9)
-    assert ledger.cost_usd(attributed) + ledger.cost_usd(idle) == pytest.approx(ledger.cost_usd(elapsed))
+    assert device.cost_usd(attributed) + device.cost_usd(idle) == pytest.approx(device.cost_usd(elapsed))
     finished = [run for run in runs if run not in under_way.values()]
     assert all(-1e-9 <= run.device_seconds <= run.seconds + 1e-6 for run in finished), (
         "nobody pays for more than his time"

@@ -584,7 +584,7 @@ def priced(launch_scripted, write_tiny):
         write_tiny("failing", ["a", "b"], limits={"timeout_ms": 20_000}),
     ]
     script = {
-        "pair": {"a": [{"delay": 0.5}], "b": [{"delay": 0.5}]},
+        "pair": {"a": [{"delay": 0.5}], "b": [{"delay": 0.5}], "devices": {"a": "cuda:0", "b": "cuda:0"}},
         "apart": {"a": [{"delay": 0.5}], "b": [{"delay": 0.5}], "devices": {"b": "cuda:0"}},
         "failing": {"a": [{"delay": 0.5, "fault": "no"}], "b": [{"delay": 0.5}]},
     }

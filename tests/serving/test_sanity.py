@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ensembles.member_spec import MemberSpec
 from ensembles.members import Member, MemberError
 from ensembles.members.onnx import OnnxMember
 from ensembles.members.scripted import ScriptedMember, Step, always
 from ensembles.repository import Repository
-from ensembles.spec import MemberSpec
 from serving import catalog, sanity
-from serving.batcher import Books
+from serving.books import Books
 from serving.catalog import Live
 from serving.ledger import Ledger
 from serving.sanity import SanityError
@@ -55,7 +55,7 @@ async def load(repository: Repository, executor: Executor, **wrong: Member | Mem
         return given or OnnxMember(spec, content, executor)
 
     live = Live(repository)
-    await catalog.load(live, load_member, books(), executors=1)
+    await catalog.Loader(load_member, books(), cores=1).load_first(live)
     return live
 
 

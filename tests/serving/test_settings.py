@@ -95,6 +95,40 @@ def test_settings_do_not_change() -> None:
         ("price_per_hour", float("nan"), "price_per_hour: found nan, expected "),
         ("price_per_hour", float("inf"), "price_per_hour: found inf, expected "),
         ("price_per_hour", "cheap", "price_per_hour: found 'cheap', expected a valid number"),
+        (
+            "prices",
+            {"cpu": {"usd_per_hour": 0, "as_of": "2026-11-24"}},
+            "prices.cpu.usd_per_hour: found 0, expected greater ",
+        ),
+        (
+            "prices",
+            {"cpu": {"usd_per_hour": -1, "as_of": "2026-11-24"}},
+            "prices.cpu.usd_per_hour: found -1, expected grea",
+        ),
+        (
+            "prices",
+            {"cpu": {"usd_per_hour": float("nan"), "as_of": "2026-11-24"}},
+            "prices.cpu.usd_per_hour: found nan, ",
+        ),
+        ("prices", {"cpu": {"usd_per_hour": 1}}, "prices.cpu.as_of: missing"),
+        (
+            "prices",
+            {"cpu": {"usd_per_hour": 1, "as_of": 20261124}},
+            "prices.cpu.as_of: found 20261124, expected a day such as",
+        ),
+        (
+            "prices",
+            {"cpu": {"usd_per_hour": 1, "as_of": "soon"}},
+            "prices.cpu.as_of: found 'soon', expected a valid date",
+        ),
+        ("prices", {"cpu": 0.1}, "prices.cpu: found 0.1, expected a mapping"),
+        (
+            "prices",
+            {"gpu": {"usd_per_hour": 1, "as_of": "2026-11-24"}},
+            "prices.gpu.[key]: found 'gpu', expected match",
+        ),
+        ("receipt_seconds", -1, "receipt_seconds: found -1, expected greater than or equal to 0"),
+        ("receipt_seconds", float("inf"), "receipt_seconds: found inf, expected "),
         ("drain_delay_seconds", -1, "drain_delay_seconds: found -1, expected greater than or equal to 0"),
         (
             "drain_timeout_seconds",
@@ -102,7 +136,7 @@ def test_settings_do_not_change() -> None:
             "drain_timeout_seconds: found 1000000000.0, expected less than or equal to 3600",
         ),
         ("repositories", (), "repositories: found ()"),
-        ("author", "me", "author: found 'me'"),
+        ("author", "me", "author: unknown key"),
     ],
 )
 def test_a_wrong_value_is_refused_with_key_found_and_expected(file: Path, key: str, value: Any, line: str) -> None:
@@ -158,8 +192,22 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "latin", FLAGS).startswith(f"{tmp_path}/latin: expected YAML, found ")
 
 
+def test_prices_are_by_device_with_their_day(file: Path) -> None:
+    file.write_text(
+        "prices:\n  cpu: {usd_per_hour: 0.1, as_of: 2026-11-24}\n  cuda:0: {usd_per_hour: 2.5, as_of: '2026-10-01'}\n"
+    )
+    found = settings.read(file, FLAGS).prices
+
+    assert {name: (price.usd_per_hour, str(price.as_of)) for name, price in found.items()} == {
+        "cpu": (0.1, "2026-11-24"),
+        "cuda:0": (2.5, "2026-10-01"),
+    }
+
+
 def test_settings_go_through_the_environment_unchanged(environment: Any) -> None:
-    given = settings.read(None, {**FLAGS, "host": "::1", "price_per_hour": 0.123456789, "drain_delay_seconds": 3.25})
+    flags = {**FLAGS, "host": "::1", "price_per_hour": 0.123456789, "drain_delay_seconds": 3.25}
+    prices = {"cpu": {"usd_per_hour": 0.1, "as_of": "2026-11-24"}}
+    given = settings.read(None, {**flags, "prices": prices, "receipt_key_file": Path("/run/key")})
     environment.update(given.to_environment())
 
     assert settings.from_environment() == given

@@ -1,5 +1,6 @@
 """`GET /metrics` shows the contract's series, by its names and with its labels, and no others."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import count
@@ -9,14 +10,15 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ensembles.member_spec import MemberSpec
 from ensembles.members.scripted import ScriptedMember, Step, always
 from ensembles.repository import Repository
-from ensembles.spec import MemberSpec
 from ensembles.votes import Result
 from serving import catalog
 from serving.app import Server
+from serving.batch import Entry
 from serving.ledger import Ledger
-from serving.records import Counted, MemberRun, Outcome
+from serving.records import Counted, Crew, MemberRun, Outcome, Spent
 from serving.settings import Settings
 from serving.telemetry import Telemetry
 
@@ -29,6 +31,7 @@ CONTRACT = {
     "ensemble_batch_rows": {"ensemble"},
     "ensemble_member_seconds": {"ensemble", "member"},
     "ensemble_member_rows_total": {"ensemble", "member", "outcome"},
+    "ensemble_reloads_total": {"ensemble", "outcome"},
     "ensemble_device_seconds_total": {"ensemble", "policy", "member", "device"},
     "ensemble_cost_usd_total": {"ensemble", "policy", "member", "device"},
     "ensemble_idle_device_seconds_total": {"device"},
@@ -36,12 +39,25 @@ CONTRACT = {
     "ensemble_dissents_total": {"ensemble", "member"},
     "ensemble_queued_rows": {"ensemble"},
     "ensemble_in_flight_requests": {"ensemble"},
+    "ensemble_brownout_level": {"ensemble"},
+    "ensemble_wasted_device_seconds_total": {"ensemble", "member", "device", "reason"},
     "ensemble_early_exits_total": {"ensemble", "policy", "stage"},
     "ensemble_shed_total": {"ensemble", "reason"},
+    "ensemble_price_usd_per_hour": {"device", "currency", "as_of"},
+    "ensemble_feedback_total": {"ensemble", "policy", "correct"},
+    "ensemble_feedback_cost_usd_total": {"ensemble", "policy"},
+    "ensemble_member_feedback_total": {"ensemble", "member", "correct"},
+    "ensemble_audited_rows_total": {"ensemble", "policy", "same"},
+    "ensemble_audit_dropped_rows_total": {"ensemble", "reason"},
+    "ensemble_certificate_stale": {"ensemble", "policy"},
+    "ensemble_certificate_violated": {"ensemble", "policy"},
+    "ensemble_shadow_rows_total": {"ensemble", "member", "changed"},
+    "ensemble_shadow_dissents_total": {"ensemble", "member"},
+    "ensemble_shadow_dropped_rows_total": {"ensemble", "member", "reason"},
     "ensemble_info": {"ensemble", "version", "digest", "rule"},
     "ensemble_member_info": {"ensemble", "member", "backend", "device", "provider"},
 }
-"""Section 6, without the series of what is not built yet: energy, feedback, audits."""
+"""Without energy, whose series is there only where the machine counts it."""
 
 HISTOGRAM_PARTS = ("_bucket", "_count", "_sum")
 
@@ -70,12 +86,15 @@ def telemetry() -> Telemetry:
 
 
 def run(member: str, outcome: Outcome = Outcome.OK, seconds: float = 0.0, rows: int = 1) -> MemberRun:
-    ran = 0 if outcome is Outcome.SKIPPED else rows
-    return MemberRun(member, outcome, "cpu", ran, seconds, seconds / 2, seconds / 4)
+    return MemberRun(member, outcome, "cpu", rows, seconds, seconds / 2, seconds / 4)
 
 
-def counted(votes: list[list[int]], answer: list[int], runs: list[MemberRun]) -> Counted:
-    n = len(answer)
+def crew(members: int) -> Crew:
+    return Crew(tuple("abc"[:members]), ("cpu",) * members, (1.0,) * members)
+
+
+def counted(votes: list[list[int]], answer: list[int]) -> Counted:
+    n, members = len(answer), len(votes[0])
     result = Result(
         np.array(answer),
         np.full((n, 2), 0.5, np.float32),
@@ -84,8 +103,19 @@ def counted(votes: list[list[int]], answer: list[int], runs: list[MemberRun]) ->
         np.ones(n, np.float32),
         np.ones(n, np.float32),
     )
-    exact = np.ones(n, np.bool_)
-    return Counted("e", "full", n, result, runs, exact, None, compute_seconds=0.002, vote_seconds=0.0003)
+    return Counted(
+        ensemble="e",
+        policy="full",
+        rows=n,
+        result=result,
+        exact=np.ones(n, np.bool_),
+        spent=Spent.nothing(n, members),
+        crew=crew(members),
+        scores=np.zeros((n, members, 2), np.float32),
+        present=np.array(votes) >= 0,
+        compute_seconds=0.002,
+        vote_seconds=0.0003,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- names and labels
@@ -102,16 +132,29 @@ async def test_a_server_shows_the_series_of_the_contract_with_their_labels_and_n
 ) -> None:
     server = Server(Settings(repositories=(digits.path,)))
     (live,) = server.catalog.ensembles.values()
-    await catalog.load(live, catalog.onnx_loader(executor), server.books, 1)
-    await live.serving().count(samples[0][:8], "full")
+    await catalog.Loader(catalog.onnx_loader(executor), server.books, cores=1, on_rotation=lambda: None).load_first(
+        live
+    )
+    entry = Entry(samples[0][:8], "full", time.perf_counter(), time.perf_counter() + 60)
+    live.serving().submit(entry)
+    await entry.future
+    server.books.telemetry.wasted("digits", run("mlp"), "late")
     server.books.telemetry.answered("digits", "full", "grpc", 8, 0.001, 0.004)
     server.books.telemetry.early_exits("digits", "early_exit", 0, 3)
+    server.books.telemetry.feedback("digits", "full", 8, 7, 1e-6)
+    server.books.telemetry.member_feedback("digits", "mlp", 8, 6)
+    server.books.telemetry.audited("digits", "early_exit", 3, 0)
+    server.books.telemetry.audit_dropped("digits", "no_room", 1)
+    server.books.telemetry.shadowed("digits", "newcomer", 2, 1, 1)
+    server.books.telemetry.shadow_dropped("digits", "newcomer", "failed", 1)
     server.books.telemetry.shed("digits", "queue_full")
+    server.books.telemetry.reloaded("digits", "loaded")
 
     found: dict[str, set[str]] = {}
     for name, pairs in series(server.books.telemetry.exposition()):
         base = next((name.removesuffix(part) for part in HISTOGRAM_PARTS if name.endswith(part)), name)
         found.setdefault(base, set()).update({label for label, _ in pairs} - {"le"})
+    found.pop("ensemble_energy_joules_total", None)
     assert found == CONTRACT
 
 
@@ -131,13 +174,14 @@ async def test_what_is_served_and_on_what_is_told(digits: Repository, executor: 
     assert value(server.books.telemetry, "ensemble_member_info", **on) == 5
 
 
-def test_before_any_request_there_is_nothing_but_idle_time() -> None:
+def test_before_any_request_there_is_nothing_but_idle_time_and_its_price() -> None:
     ledger = Ledger(1.0)
     ledger.device("cpu")
 
     assert {name for name, _ in series(Telemetry(ledger).exposition())} == {
         "ensemble_idle_device_seconds_total",
         "ensemble_idle_cost_usd_total",
+        "ensemble_price_usd_per_hour",
     }
 
 
@@ -202,39 +246,52 @@ def test_a_request_that_named_nothing_that_exists_makes_no_series_of_its_own(tel
 # ----------------------------------------------------------------------------------------------------------------- batches
 
 
-def test_runs_are_counted_by_outcome_and_what_they_cost(telemetry: Telemetry) -> None:
-    four = [run("a", seconds=0.8, rows=4), run("b", Outcome.FAILED, 0.4, rows=4), run("c", Outcome.SKIPPED)]
-    telemetry.runs("e", "full", 4, four)
-    telemetry.runs("e", "member:a", 1, [run("a", seconds=0.4), run("b", Outcome.SKIPPED), run("c", Outcome.LATE, 1.2)])
+def test_runs_are_counted_with_their_time_and_what_they_cost(telemetry: Telemetry) -> None:
+    telemetry.ran("e", "full", run("a", seconds=0.8, rows=4))
+    telemetry.ran("e", "full", run("b", Outcome.FAILED, 0.4, rows=4))
+    telemetry.ran("e", "member:a", run("a", seconds=0.4))
+
+    assert value(telemetry, "ensemble_member_seconds_count", member="a") == 2
+    assert value(telemetry, "ensemble_member_seconds_count", member="b") == 1
+    spent = "ensemble_device_seconds_total"
+    assert value(telemetry, spent, policy="full", member="a", device="cpu") == pytest.approx(0.4)
+    assert value(telemetry, spent, policy="member:a", member="a") == pytest.approx(0.2)
+    assert value(telemetry, "ensemble_cost_usd_total") == pytest.approx(0.4)
+
+
+def test_what_nobody_could_use_is_counted_once_more(telemetry: Telemetry) -> None:
+    telemetry.wasted("e", run("a", seconds=0.8), "late")
+    telemetry.wasted("e", run("a", seconds=0.2), "failed")
+
+    wasted = "ensemble_wasted_device_seconds_total"
+    assert value(telemetry, wasted, member="a", reason="late") == pytest.approx(0.4)
+    assert value(telemetry, wasted, device="cpu") == pytest.approx(0.5)
+
+
+def test_rows_are_counted_by_what_became_of_each_member(telemetry: Telemetry) -> None:
+    telemetry.outcomes("e", crew(3), [[0, 4, 0, 0], [1, 0, 3, 0], [4, 0, 0, 0]])
+    telemetry.outcomes("e", crew(3), [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 
     rows = "ensemble_member_rows_total"
     assert value(telemetry, rows, member="a", outcome="ok") == 5
-    assert value(telemetry, rows, member="b", outcome="failed") == 4
-    assert value(telemetry, rows, member="b", outcome="skipped") == 1
+    assert value(telemetry, rows, member="b", outcome="failed") == 3
+    assert value(telemetry, rows, member="b", outcome="skipped") == 2
     assert value(telemetry, rows, member="c", outcome="skipped") == 4
     assert value(telemetry, rows, member="c", outcome="late") == 1
-    assert value(telemetry, "ensemble_member_seconds_count", member="a") == 2
-    assert value(telemetry, "ensemble_member_seconds_count", member="b") == 1, "a skipped member did not run"
-    assert value(telemetry, "ensemble_device_seconds_total", policy="full", member="a", device="cpu") == pytest.approx(
-        0.4
-    )
-    assert value(telemetry, "ensemble_device_seconds_total", policy="member:a", member="a") == pytest.approx(0.2)
-    assert value(telemetry, "ensemble_cost_usd_total") == pytest.approx(0.7)
 
 
 def test_who_voted_for_another_class_dissented_and_who_did_not_vote_did_not(telemetry: Telemetry) -> None:
-    votes = [[0, 1, -1], [1, 1, -1], [1, 0, -1]]
-    runs = [run("a", rows=3), run("b", rows=3), run("c", Outcome.FAILED, rows=3)]
-    telemetry.batch(counted(votes, [0, 1, -1], runs))
+    telemetry.batch(counted([[0, 1, -1], [1, 1, -1], [1, 0, -1]], [0, 1, -1]))
 
     assert value(telemetry, "ensemble_dissents_total", member="a") == 1, "an abstention is not what a voted for"
     assert value(telemetry, "ensemble_dissents_total", member="b") == 2
     assert value(telemetry, "ensemble_dissents_total", member="c") == 0
 
 
-def test_a_batch_is_counted_once_with_its_rows_and_its_vote(telemetry: Telemetry) -> None:
+def test_a_batch_is_counted_when_it_begins_and_its_vote_when_it_is_counted(telemetry: Telemetry) -> None:
     for rows in (1, 3, 64):
-        telemetry.batch(counted([[0]] * rows, [0] * rows, [run("a")]))
+        telemetry.begun("e", rows)
+        telemetry.batch(counted([[0]] * rows, [0] * rows))
 
     assert value(telemetry, "ensemble_batch_rows_count", ensemble="e") == 3
     assert value(telemetry, "ensemble_batch_rows_sum", ensemble="e") == 68
@@ -256,11 +313,12 @@ async def test_what_members_cost_and_what_was_idle_is_the_price_of_the_time_that
             pass
         spent = [
             MemberRun(
-                name, Outcome.OK, "cpu", 1, each.seconds, each.device_seconds, ledger.cost_usd(each.device_seconds)
+                name, Outcome.OK, "cpu", 1, each.seconds, each.device_seconds, device.cost_usd(each.device_seconds)
             )
             for name, each in (("a", one), ("b", other))
         ]
-        telemetry.runs("e", "full", 1, spent)
+        for each in spent:
+            telemetry.ran("e", "full", each)
     found = series(telemetry.exposition())
     elapsed = next(ticks) - 1
 

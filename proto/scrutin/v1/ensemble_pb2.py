@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19scrutin/v1/ensemble.proto\x12\nscrutin.v1\"\xc2\x01\n\x0ePredictRequest\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x1c\n\x14timeout_microseconds\x18\x05 \x01(\x03\x12$\n\x06tensor\x18\x06 \x01(\x0b\x32\x12.scrutin.v1.TensorH\x00\x12$\n\x06images\x18\x07 \x01(\x0b\x32\x12.scrutin.v1.ImagesH\x00\x42\x07\n\x05input\"7\n\x06Tensor\x12\x10\n\x08\x64\x61tatype\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x17\n\x06Images\x12\r\n\x05\x66iles\x18\x01 \x03(\x0c\"\x99\x03\n\x0fPredictResponse\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x03(\t\x12\x13\n\x0blabel_index\x18\x06 \x03(\x03\x12\x15\n\rprobabilities\x18\x07 \x03(\x02\x12\x11\n\tagreement\x18\x08 \x03(\x02\x12\x0e\n\x06margin\x18\t \x03(\x02\x12\r\n\x05\x65xact\x18\n \x03(\x08\x12\x0f\n\x07partial\x18\x0b \x01(\x08\x12)\n\x07members\x18\x0c \x03(\x0b\x32\x18.scrutin.v1.MemberResult\x12\x33\n\x0flatency_seconds\x18\r \x01(\x0b\x32\x1a.scrutin.v1.LatencySeconds\x12\x16\n\x0e\x64\x65vice_seconds\x18\x0e \x01(\x01\x12\x10\n\x08\x63ost_usd\x18\x0f \x01(\x01\x12\x0e\n\x06\x64igest\x18\x10 \x01(\t\x12 \n\x05\x65rror\x18\x11 \x01(\x0b\x32\x11.scrutin.v1.Error\x12\r\n\x05votes\x18\x12 \x03(\x03\"}\n\x0cMemberResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x07outcome\x18\x02 \x01(\x0e\x32\x13.scrutin.v1.Outcome\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x16\n\x0e\x64\x65vice_seconds\x18\x04 \x01(\x01\x12\x10\n\x08\x63ost_usd\x18\x05 \x01(\x01\"M\n\x0eLatencySeconds\x12\r\n\x05queue\x18\x01 \x01(\x01\x12\x0f\n\x07\x63ompute\x18\x02 \x01(\x01\x12\x0c\n\x04vote\x18\x03 \x01(\x01\x12\r\n\x05total\x18\x04 \x01(\x01\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x16\n\x14ListEnsemblesRequest\"@\n\x15ListEnsemblesResponse\x12\'\n\tensembles\x18\x01 \x03(\x0b\x32\x14.scrutin.v1.Ensemble\"&\n\x12GetEnsembleRequest\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\"\x91\x02\n\x08\x45nsemble\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x10\n\x08\x64\x61tatype\x18\x04 \x01(\t\x12\r\n\x05shape\x18\x05 \x03(\x03\x12#\n\x07members\x18\x06 \x03(\x0b\x32\x12.scrutin.v1.Member\x12\x0c\n\x04rule\x18\x07 \x01(\t\x12\x11\n\ttie_break\x18\x08 \x01(\t\x12\x0e\n\x06quorum\x18\t \x01(\x03\x12\x10\n\x08policies\x18\n \x03(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_policy\x18\x0b \x01(\t\x12\x0e\n\x06\x64igest\x18\x0c \x01(\t\x12\r\n\x05ready\x18\r \x01(\x08\x12\x16\n\x0emax_batch_size\x18\x0e \x01(\x03\"Y\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t*m\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x12\x10\n\x0cOUTCOME_LATE\x10\x03\x12\x13\n\x0fOUTCOME_SKIPPED\x10\x04\x32\xbe\x02\n\x0f\x45nsembleService\x12\x42\n\x07Predict\x12\x1a.scrutin.v1.PredictRequest\x1a\x1b.scrutin.v1.PredictResponse\x12L\n\rPredictStream\x12\x1a.scrutin.v1.PredictRequest\x1a\x1b.scrutin.v1.PredictResponse(\x01\x30\x01\x12T\n\rListEnsembles\x12 .scrutin.v1.ListEnsemblesRequest\x1a!.scrutin.v1.ListEnsemblesResponse\x12\x43\n\x0bGetEnsemble\x12\x1e.scrutin.v1.GetEnsembleRequest\x1a\x14.scrutin.v1.Ensembleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19scrutin/v1/ensemble.proto\x12\nscrutin.v1\"\xc2\x01\n\x0ePredictRequest\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x1c\n\x14timeout_microseconds\x18\x05 \x01(\x03\x12$\n\x06tensor\x18\x06 \x01(\x0b\x32\x12.scrutin.v1.TensorH\x00\x12$\n\x06images\x18\x07 \x01(\x0b\x32\x12.scrutin.v1.ImagesH\x00\x42\x07\n\x05input\"7\n\x06Tensor\x12\x10\n\x08\x64\x61tatype\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x17\n\x06Images\x12\r\n\x05\x66iles\x18\x01 \x03(\x0c\"\xf1\x03\n\x0fPredictResponse\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x03(\t\x12\x13\n\x0blabel_index\x18\x06 \x03(\x03\x12\x15\n\rprobabilities\x18\x07 \x03(\x02\x12\x11\n\tagreement\x18\x08 \x03(\x02\x12\x0e\n\x06margin\x18\t \x03(\x02\x12\r\n\x05\x65xact\x18\n \x03(\x08\x12\x0f\n\x07partial\x18\x0b \x01(\x08\x12)\n\x07members\x18\x0c \x03(\x0b\x32\x18.scrutin.v1.MemberResult\x12\x33\n\x0flatency_seconds\x18\r \x01(\x0b\x32\x1a.scrutin.v1.LatencySeconds\x12\x16\n\x0e\x64\x65vice_seconds\x18\x0e \x01(\x01\x12\x10\n\x08\x63ost_usd\x18\x0f \x01(\x01\x12\x0e\n\x06\x64igest\x18\x10 \x01(\t\x12 \n\x05\x65rror\x18\x11 \x01(\x0b\x32\x11.scrutin.v1.Error\x12\r\n\x05votes\x18\x12 \x03(\x03\x12\x0f\n\x07receipt\x18\x13 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x14 \x01(\t\x12\x18\n\x10requested_policy\x18\x15 \x01(\t\x12\x16\n\x0e\x62rownout_level\x18\x16 \x01(\x05\"}\n\x0cMemberResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x07outcome\x18\x02 \x01(\x0e\x32\x13.scrutin.v1.Outcome\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x16\n\x0e\x64\x65vice_seconds\x18\x04 \x01(\x01\x12\x10\n\x08\x63ost_usd\x18\x05 \x01(\x01\"M\n\x0eLatencySeconds\x12\r\n\x05queue\x18\x01 \x01(\x01\x12\x0f\n\x07\x63ompute\x18\x02 \x01(\x01\x12\x0c\n\x04vote\x18\x03 \x01(\x01\x12\r\n\x05total\x18\x04 \x01(\x01\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"D\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\x12\x0f\n\x07receipt\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\"\x9b\x01\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\r\n\x05right\x18\x02 \x01(\x03\x12:\n\x07members\x18\x03 \x03(\x0b\x32).scrutin.v1.FeedbackResponse.MembersEntry\x1a.\n\x0cMembersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x16\n\x14ListEnsemblesRequest\"@\n\x15ListEnsemblesResponse\x12\'\n\tensembles\x18\x01 \x03(\x0b\x32\x14.scrutin.v1.Ensemble\"&\n\x12GetEnsembleRequest\x12\x10\n\x08\x65nsemble\x18\x01 \x01(\t\"\x91\x02\n\x08\x45nsemble\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x10\n\x08\x64\x61tatype\x18\x04 \x01(\t\x12\r\n\x05shape\x18\x05 \x03(\x03\x12#\n\x07members\x18\x06 \x03(\x0b\x32\x12.scrutin.v1.Member\x12\x0c\n\x04rule\x18\x07 \x01(\t\x12\x11\n\ttie_break\x18\x08 \x01(\t\x12\x0e\n\x06quorum\x18\t \x01(\x03\x12\x10\n\x08policies\x18\n \x03(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_policy\x18\x0b \x01(\t\x12\x0e\n\x06\x64igest\x18\x0c \x01(\t\x12\r\n\x05ready\x18\r \x01(\x08\x12\x16\n\x0emax_batch_size\x18\x0e \x01(\x03\"Y\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t*m\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x12\x10\n\x0cOUTCOME_LATE\x10\x03\x12\x13\n\x0fOUTCOME_SKIPPED\x10\x04\x32\x85\x03\n\x0f\x45nsembleService\x12\x42\n\x07Predict\x12\x1a.scrutin.v1.PredictRequest\x1a\x1b.scrutin.v1.PredictResponse\x12L\n\rPredictStream\x12\x1a.scrutin.v1.PredictRequest\x1a\x1b.scrutin.v1.PredictResponse(\x01\x30\x01\x12\x45\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x1b.scrutin.v1.FeedbackRequest\x1a\x1c.scrutin.v1.FeedbackResponse\x12T\n\rListEnsembles\x12 .scrutin.v1.ListEnsemblesRequest\x1a!.scrutin.v1.ListEnsemblesResponse\x12\x43\n\x0bGetEnsemble\x12\x1e.scrutin.v1.GetEnsembleRequest\x1a\x14.scrutin.v1.Ensembleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'scrutin.v1.ensemble_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=1475
-  _globals['_OUTCOME']._serialized_end=1584
+  _globals['_FEEDBACKRESPONSE_MEMBERSENTRY']._loaded_options = None
+  _globals['_FEEDBACKRESPONSE_MEMBERSENTRY']._serialized_options = b'8\001'
+  _globals['_OUTCOME']._serialized_start=1791
+  _globals['_OUTCOME']._serialized_end=1900
   _globals['_PREDICTREQUEST']._serialized_start=42
   _globals['_PREDICTREQUEST']._serialized_end=236
   _globals['_TENSOR']._serialized_start=238
@@ -40,23 +42,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGES']._serialized_start=295
   _globals['_IMAGES']._serialized_end=318
   _globals['_PREDICTRESPONSE']._serialized_start=321
-  _globals['_PREDICTRESPONSE']._serialized_end=730
-  _globals['_MEMBERRESULT']._serialized_start=732
-  _globals['_MEMBERRESULT']._serialized_end=857
-  _globals['_LATENCYSECONDS']._serialized_start=859
-  _globals['_LATENCYSECONDS']._serialized_end=936
-  _globals['_ERROR']._serialized_start=938
-  _globals['_ERROR']._serialized_end=976
-  _globals['_LISTENSEMBLESREQUEST']._serialized_start=978
-  _globals['_LISTENSEMBLESREQUEST']._serialized_end=1000
-  _globals['_LISTENSEMBLESRESPONSE']._serialized_start=1002
-  _globals['_LISTENSEMBLESRESPONSE']._serialized_end=1066
-  _globals['_GETENSEMBLEREQUEST']._serialized_start=1068
-  _globals['_GETENSEMBLEREQUEST']._serialized_end=1106
-  _globals['_ENSEMBLE']._serialized_start=1109
-  _globals['_ENSEMBLE']._serialized_end=1382
-  _globals['_MEMBER']._serialized_start=1384
-  _globals['_MEMBER']._serialized_end=1473
-  _globals['_ENSEMBLESERVICE']._serialized_start=1587
-  _globals['_ENSEMBLESERVICE']._serialized_end=1905
+  _globals['_PREDICTRESPONSE']._serialized_end=818
+  _globals['_MEMBERRESULT']._serialized_start=820
+  _globals['_MEMBERRESULT']._serialized_end=945
+  _globals['_LATENCYSECONDS']._serialized_start=947
+  _globals['_LATENCYSECONDS']._serialized_end=1024
+  _globals['_ERROR']._serialized_start=1026
+  _globals['_ERROR']._serialized_end=1064
+  _globals['_FEEDBACKREQUEST']._serialized_start=1066
+  _globals['_FEEDBACKREQUEST']._serialized_end=1134
+  _globals['_FEEDBACKRESPONSE']._serialized_start=1137
+  _globals['_FEEDBACKRESPONSE']._serialized_end=1292
+  _globals['_FEEDBACKRESPONSE_MEMBERSENTRY']._serialized_start=1246
+  _globals['_FEEDBACKRESPONSE_MEMBERSENTRY']._serialized_end=1292
+  _globals['_LISTENSEMBLESREQUEST']._serialized_start=1294
+  _globals['_LISTENSEMBLESREQUEST']._serialized_end=1316
+  _globals['_LISTENSEMBLESRESPONSE']._serialized_start=1318
+  _globals['_LISTENSEMBLESRESPONSE']._serialized_end=1382
+  _globals['_GETENSEMBLEREQUEST']._serialized_start=1384
+  _globals['_GETENSEMBLEREQUEST']._serialized_end=1422
+  _globals['_ENSEMBLE']._serialized_start=1425
+  _globals['_ENSEMBLE']._serialized_end=1698
+  _globals['_MEMBER']._serialized_start=1700
+  _globals['_MEMBER']._serialized_end=1789
+  _globals['_ENSEMBLESERVICE']._serialized_start=1903
+  _globals['_ENSEMBLESERVICE']._serialized_end=2292
 # @@protoc_insertion_point(module_scope)

@@ -55,7 +55,7 @@ class Images(_message.Message):
     def __init__(self, files: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("ensemble", "version", "id", "policy", "label", "label_index", "probabilities", "agreement", "margin", "exact", "partial", "members", "latency_seconds", "device_seconds", "cost_usd", "digest", "error", "votes")
+    __slots__ = ("ensemble", "version", "id", "policy", "label", "label_index", "probabilities", "agreement", "margin", "exact", "partial", "members", "latency_seconds", "device_seconds", "cost_usd", "digest", "error", "votes", "receipt", "certificate", "requested_policy", "brownout_level")
     ENSEMBLE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,10 @@ class PredictResponse(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     VOTES_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_POLICY_FIELD_NUMBER: _ClassVar[int]
+    BROWNOUT_LEVEL_FIELD_NUMBER: _ClassVar[int]
     ensemble: str
     version: str
     id: str
@@ -92,7 +96,11 @@ class PredictResponse(_message.Message):
     digest: str
     error: Error
     votes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, ensemble: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., policy: _Optional[str] = ..., label: _Optional[_Iterable[str]] = ..., label_index: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., agreement: _Optional[_Iterable[float]] = ..., margin: _Optional[_Iterable[float]] = ..., exact: _Optional[_Iterable[bool]] = ..., partial: _Optional[bool] = ..., members: _Optional[_Iterable[_Union[MemberResult, _Mapping]]] = ..., latency_seconds: _Optional[_Union[LatencySeconds, _Mapping]] = ..., device_seconds: _Optional[float] = ..., cost_usd: _Optional[float] = ..., digest: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., votes: _Optional[_Iterable[int]] = ...) -> None: ...
+    receipt: str
+    certificate: str
+    requested_policy: str
+    brownout_level: int
+    def __init__(self, ensemble: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., policy: _Optional[str] = ..., label: _Optional[_Iterable[str]] = ..., label_index: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., agreement: _Optional[_Iterable[float]] = ..., margin: _Optional[_Iterable[float]] = ..., exact: _Optional[_Iterable[bool]] = ..., partial: _Optional[bool] = ..., members: _Optional[_Iterable[_Union[MemberResult, _Mapping]]] = ..., latency_seconds: _Optional[_Union[LatencySeconds, _Mapping]] = ..., device_seconds: _Optional[float] = ..., cost_usd: _Optional[float] = ..., digest: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., votes: _Optional[_Iterable[int]] = ..., receipt: _Optional[str] = ..., certificate: _Optional[str] = ..., requested_policy: _Optional[str] = ..., brownout_level: _Optional[int] = ...) -> None: ...
 
 class MemberResult(_message.Message):
     __slots__ = ("name", "outcome", "seconds", "device_seconds", "cost_usd")
@@ -127,6 +135,33 @@ class Error(_message.Message):
     code: int
     message: str
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class FeedbackRequest(_message.Message):
+    __slots__ = ("ensemble", "receipt", "labels")
+    ENSEMBLE_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    ensemble: str
+    receipt: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ensemble: _Optional[str] = ..., receipt: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FeedbackResponse(_message.Message):
+    __slots__ = ("rows", "right", "members")
+    class MembersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    right: int
+    members: _containers.ScalarMap[str, int]
+    def __init__(self, rows: _Optional[int] = ..., right: _Optional[int] = ..., members: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ListEnsemblesRequest(_message.Message):
     __slots__ = ()

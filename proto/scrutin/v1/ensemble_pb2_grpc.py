@@ -44,6 +44,11 @@ class EnsembleServiceStub:
                 request_serializer=scrutin_dot_v1_dot_ensemble__pb2.PredictRequest.SerializeToString,
                 response_deserializer=scrutin_dot_v1_dot_ensemble__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.Feedback = channel.unary_unary(
+                '/scrutin.v1.EnsembleService/Feedback',
+                request_serializer=scrutin_dot_v1_dot_ensemble__pb2.FeedbackRequest.SerializeToString,
+                response_deserializer=scrutin_dot_v1_dot_ensemble__pb2.FeedbackResponse.FromString,
+                _registered_method=True)
         self.ListEnsembles = channel.unary_unary(
                 '/scrutin.v1.EnsembleService/ListEnsembles',
                 request_serializer=scrutin_dot_v1_dot_ensemble__pb2.ListEnsemblesRequest.SerializeToString,
@@ -74,6 +79,13 @@ class EnsembleServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Feedback(self, request, context):
+        """The true labels of an answer, by its receipt: scores the vote and each member.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListEnsembles(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -98,6 +110,11 @@ def add_EnsembleServiceServicer_to_server(servicer, server):
                     servicer.PredictStream,
                     request_deserializer=scrutin_dot_v1_dot_ensemble__pb2.PredictRequest.FromString,
                     response_serializer=scrutin_dot_v1_dot_ensemble__pb2.PredictResponse.SerializeToString,
+            ),
+            'Feedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Feedback,
+                    request_deserializer=scrutin_dot_v1_dot_ensemble__pb2.FeedbackRequest.FromString,
+                    response_serializer=scrutin_dot_v1_dot_ensemble__pb2.FeedbackResponse.SerializeToString,
             ),
             'ListEnsembles': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEnsembles,
@@ -164,6 +181,33 @@ class EnsembleService:
             '/scrutin.v1.EnsembleService/PredictStream',
             scrutin_dot_v1_dot_ensemble__pb2.PredictRequest.SerializeToString,
             scrutin_dot_v1_dot_ensemble__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Feedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/scrutin.v1.EnsembleService/Feedback',
+            scrutin_dot_v1_dot_ensemble__pb2.FeedbackRequest.SerializeToString,
+            scrutin_dot_v1_dot_ensemble__pb2.FeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,12 +46,12 @@ def form(*fields: tuple[str, bytes], boundary: str = "frontier") -> tuple[bytes,
 def test_an_answer_has_the_keys_of_the_contract(server, samples):
     reply = server.post(PREDICT, {"instances": samples[0][:2].tolist()})
     answer = reply.json
-    answer.pop("receipt", None)  # is there once receipts are
 
     assert reply.status == 200
     assert reply.headers["content-type"] == "application/json"
     assert answer.keys() == {
-        "predictions", "policy", "partial", "members", "latency_seconds", "cost_usd", "device_seconds", "digest"
+        "predictions", "policy", "requested_policy", "brownout_level", "certificate", "partial", "members",
+        "latency_seconds", "cost_usd", "device_seconds", "digest", "receipt",
     }  # fmt: skip
     assert len(answer["predictions"]) == 2
     for prediction in answer["predictions"]:
@@ -432,6 +432,7 @@ def test_openapi_describes_every_model(server):
 
     assert document["openapi"].startswith("3.1")
     assert {"/v1/models", "/v1/models/digits", PREDICT, "/v2", "/v2/health/ready"} <= document["paths"].keys()
+    assert {"/v1/models/digits:feedback"} <= document["paths"].keys()
     for model in ("digits", *(f"digits.{member}" for member in MEMBERS)):
         assert f"/v2/models/{model}/infer" in document["paths"]
 
@@ -478,6 +479,7 @@ CONTRACT = {
     "ensemble_cost_usd": {"ensemble", "policy", "member", "device"},
     "ensemble_idle_device_seconds": {"device"},
     "ensemble_idle_cost_usd": {"device"},
+    "ensemble_price_usd_per_hour": {"device", "currency", "as_of"},
     "ensemble_dissents": {"ensemble", "member"},
     "ensemble_queued_rows": {"ensemble"},
     "ensemble_in_flight_requests": {"ensemble"},

@@ -40,6 +40,10 @@ PARAMETERS = {
     "ensemble_device_seconds": float,
     "ensemble_cost_usd": float,
     "ensemble_digest": str,
+    "ensemble_certificate": str,
+    "ensemble_requested_policy": str,
+    "ensemble_brownout_level": int,
+    "ensemble_receipt": str,
 }
 
 
@@ -302,7 +306,6 @@ def test_no_output_has_parameters_of_its_own(grpc, samples):
 
 def test_response_parameters_are_those_of_the_contract(triton, samples, digits):
     found = triton.parameters(triton.infer(samples[0][:2]))
-    found.pop("ensemble_receipt", None)  # is there once receipts are
 
     assert {name: type(value) for name, value in found.items()} == PARAMETERS
     assert found["ensemble_policy"] == "full"

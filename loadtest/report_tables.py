@@ -1,0 +1,161 @@
+"""The tables of the HTML report."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from loadtest.records import FULL, MEMBER, Json, RunRecord
+from loadtest.standing import QUANTILES
+from loadtest.wording import Show, amount, count, percent, rate, signed, span, usd
+
+
+def policies(run: RunRecord, document: Json) -> str:
+    """What each policy gives, and what it takes."""
+    worth = {each["policy"]: each for each in document["verdict"]["policies"]}
+    best = next((each["against"] for each in worth.values()), "the best member")
+    gives = [
+        "", "right", "agrees with full", f"gain over {best.removeprefix(MEMBER)}", "1,000 rows cost", "1,000 right answers cost",
+        "1,000 more right answers cost",
+    ]  # fmt: skip
+    takes = ["", "p50", "p99", "p99.9", "rows/s", "good rows/s", "failed or unanswered", "a member missing"]
+    return table(
+        "Accuracy and cost, with 95% intervals",
+        gives,
+        [_gives(arm, worth.get(arm["policy"])) for arm in document["arms"]],
+    ) + table("Latency and throughput, with 95% intervals", takes, [_takes(arm) for arm in document["arms"]])
+
+
+def _gives(arm: Json, worth: Json | None) -> list[str]:
+    return [
+        key(arm["policy"]) + escape(arm["policy"]),
+        _share(arm["accuracy"]),
+        _share(arm["agreement_with_full"]),
+        estimate(worth["gain"] if worth else None, lambda value: f"{signed(100 * value, 1)} points"),
+        estimate(arm["cost_usd_per_1000"], usd),
+        estimate(arm["cost_usd_per_1000_right"], usd),
+        estimate(thousand(worth["cost_usd_of_one_more_right"] if worth else None), usd),
+    ]
+
+
+def _takes(arm: Json) -> list[str]:
+    quantiles = arm["latency_intervals_seconds"]
+    return [
+        key(arm["policy"]) + escape(arm["policy"]),
+        *(estimate(quantiles.get(name), amount) for name in ("p50", "p99", "p99_9")),
+        _plain(arm["rows_per_second"], rate),
+        _plain(arm["goodput_per_second"], rate),
+        _share(arm["error_rate"], 3),
+        _share(arm["partial_rate"], 3),
+    ]
+
+
+def key(policy: str) -> str:
+    """The colour in which the pictures show a policy."""
+    role = "ensemble" if policy == FULL else "member" if policy.startswith(MEMBER) else "front"
+    return f'<span class="key" style="background:var(--{role})"></span>'
+
+
+def objectives(document: Json) -> str:
+    """A row for each policy, a column for each objective."""
+    names = [each["slo"] for each in document["arms"][0]["slos"]]
+    rows = [
+        [key(arm["policy"]) + escape(arm["policy"]), *(f"{_met(each)} {_found(each)}" for each in arm["slos"])]
+        for arm in document["arms"]
+    ]
+    return table("", ["", *names], rows)
+
+
+def _met(each: Json) -> str:
+    """In words, as colours alone do not reach everybody."""
+    word = ("met" if each["met"] else "missed") + ("" if each["sure"] else ", perhaps by chance")
+    return f'<span class="{"met" if each["met"] else "missed"}">{word}</span><br>'
+
+
+def _found(each: Json) -> str:
+    name = each["slo"].split("<")[0].split(">")[0].strip()
+    if each["found"] is None:
+        return "not measured"
+    if each["found"]["value"] is None:
+        return "too many failed"
+    if name.startswith("cost"):
+        return estimate(each["found"], usd)
+    if name.endswith("per_second"):
+        return estimate(each["found"], rate)
+    if name in {"error_rate", "accuracy", "agreement", "partial_rate"}:
+        return _share(each["found"], 3 if name.endswith("rate") else 1)
+    return estimate(each["found"], amount)
+
+
+def numbers(document: Json) -> str:
+    """Every quantile of every kind of duration."""
+    levels = [*QUANTILES, "max"]
+    rows = []
+    for arm in document["arms"]:
+        intervals = arm["latency_intervals_seconds"]
+        cells = [estimate(intervals[name], amount) if name in intervals else "–" for name in QUANTILES]
+        rows.append(
+            [key(arm["policy"]) + escape(arm["policy"]), "latency", *cells, amount(arm["latency_seconds"]["max"])]
+        )
+        for kind, called in (("service", "from sending"), ("lateness", "sent late by"), ("failure", "until it failed")):
+            found = arm[f"{kind}_seconds"]
+            if found["max"] is not None:
+                rows.append(["", called, *(amount(found[level]) for level in levels)])
+    head = ["", "", *(level.replace("_", ".") for level in levels)]
+    counts = [
+        [key(arm["policy"]) + escape(arm["policy"]), *(count(arm[name]) for name in ("requests", "answered", "rows", "partial", "degraded", "censored")),
+         escape(", ".join(f"{code} {count(number)}" for code, number in arm["errors"].items()) or "none"),
+         estimate(arm["device_seconds_per_1000"], amount)]
+        for arm in document["arms"]
+    ]  # fmt: skip
+    heads = [
+        "",
+        "requests",
+        "answered",
+        "rows",
+        "a member missing",
+        "degraded",
+        "no answer",
+        "errors",
+        "device time of 1,000 rows",
+    ]
+    return table("Durations, with 95% intervals of latency", head, rows) + table("Counts", heads, counts)
+
+
+def server(run: RunRecord) -> str:
+    rows = [[f"<code>{escape(name)}</code>", f"{value:,.6g}"] for name, value in sorted(run.server.items())]
+    return table("", ["", "in the span"], rows)
+
+
+def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells are HTML already; columns and the caption are text."""
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or "table")}"><table>{title}'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def thousand(of: Json | None) -> Json | None:
+    """Of something that is known for one."""
+    if of is None:
+        return None
+    return {name: value if name == "n" or value is None else 1000 * value for name, value in of.items()}
+
+
+def estimate(of: Json | None, show: Show) -> str:
+    """The value, and its interval below; an end without bound says so."""
+    if of is None or of["value"] is None:
+        return "–"
+    return f"{escape(show(of['value']))}<br><small>{escape(span(of['low'], of['high'], show))}</small>"
+
+
+def _share(of: Json | None, digits: int = 1) -> str:
+    return estimate(of, lambda value: percent(value) if digits == 1 else f"{100 * value:.{digits}g}%")
+
+
+def _plain(value: float | None, show: Show) -> str:
+    return "–" if value is None else show(value)

@@ -1,0 +1,230 @@
+"""Requests that are under way together: their rows, the votes so far, and who can be answered. Runs nothing."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensembles.members import Rows, Scores
+from ensembles.tally import Tally
+from ensembles.votes import Ints, Mask
+from serving.course import Course
+from serving.errors import Fault
+from serving.records import CODES, FAILED, LATE, SKIPPED, Counted, MemberRun, Spent
+
+RESERVE_SHARE, RESERVE_SECONDS = 0.1, 0.02
+"""Before its deadline, a request is answered with the votes that are there: so much sooner, so that the answer still arrives."""
+
+
+class Entry:
+    """One request that waits, and the promise of its place among rows that are counted.
+
+    `cutoff`: from then on, the votes that are there will do, if they are a quorum; `deadline`: from then on, nothing will.
+    `level`: by how many steps `policy` stands below the one that was asked for.
+    """
+
+    __slots__ = ("arrived", "cutoff", "deadline", "future", "level", "policy", "rows", "started")
+
+    def __init__(self, rows: NDArray[Any], policy: str, arrived: float, deadline: float, level: int = 0) -> None:
+        self.rows = rows
+        self.policy = policy
+        self.level = level
+        self.arrived = arrived
+        self.deadline = deadline
+        self.cutoff = deadline - min(RESERVE_SHARE * (deadline - arrived), RESERVE_SECONDS)
+        self.started = arrived
+        self.future: asyncio.Future[tuple[Counted, int]] = asyncio.get_running_loop().create_future()
+
+    @property
+    def gone(self) -> bool:
+        return self.future.done()
+
+    def answer(self, counted: Counted, start: int) -> None:
+        if not self.future.done():
+            self.future.set_result((counted, start))
+
+    def refuse(self, fault: Fault) -> None:
+        if not self.future.done():
+            self.future.set_exception(fault)
+
+
+class Batch:
+    """Rows that run a policy's stages together. `stage`: the one that is on, or the next; `begun`: so many have been begun.
+
+    A request's rows stay together until it is answered, also those that need no more votes. Each row has an identity by which
+    votes that come in find it, whoever has left meanwhile.
+    """
+
+    def __init__(self, course: Course, entries: list[Entry], rows: Rows, tally: Tally, spent: Spent) -> None:
+        self.course = course
+        self.entries = entries
+        self.rows = rows
+        self.tally = tally
+        self.spent = spent
+        self.stage = 0
+        self.begun = 0
+        self.faults: dict[int, str] = {}
+        self._ids = np.arange(len(rows))
+        self._waited: set[int] = set()
+        self._absent: dict[int, str] = {}
+        self._came: dict[int, tuple[Ints, MemberRun, Scores | None]] = {}
+
+    @classmethod
+    def join(cls, batches: "Sequence[Batch]") -> "Batch":
+        """One batch of several that are at the same stage of the same policy, with the same members' votes."""
+        first = batches[0]
+        joined = cls(
+            first.course,
+            [entry for batch in batches for entry in batch.entries],
+            np.concatenate([batch.rows for batch in batches]),
+            Tally.join([batch.tally for batch in batches]),
+            Spent.join([batch.spent for batch in batches]),
+        )
+        joined.stage = first.stage
+        for batch in batches:
+            joined.faults.update(batch.faults)
+        return joined
+
+    @property
+    def key(self) -> tuple[str, int, bytes]:
+        """Batches of the same key can be joined."""
+        return self.course.policy, self.stage, self.tally.voted.tobytes()
+
+    @property
+    def waits(self) -> bool:
+        """Whether anybody waits for it."""
+        return bool(self.entries)
+
+    @property
+    def last(self) -> bool:
+        """Whether the stage that is on is the last."""
+        return self.stage + 1 == len(self.course.stages)
+
+    @property
+    def cutoff(self) -> float:
+        """The first instant at which one of its requests is content with the votes that are there."""
+        return min((entry.cutoff for entry in self.entries), default=math.inf)
+
+    @property
+    def open_ids(self) -> Ints:
+        """Who the rows are that need more votes."""
+        return self._ids if self.tally.open_rows == len(self._ids) else self._ids[self.tally.open]
+
+    @property
+    def open_rows(self) -> Rows:
+        """The rows that need more votes."""
+        return self.rows if self.tally.open_rows == len(self.rows) else self.rows[self.tally.open]
+
+    def begin(self, stages: int, present: Sequence[int], absent: dict[int, str]) -> None:
+        """The next so many stages are run now by the members who are `present`; those who are `absent` count as failed, and why."""
+        self.begun = self.stage + stages
+        self._waited.update(present)
+        self._absent = absent
+
+    def put(self, member: int, ids: Ints, record: MemberRun, scores: Scores | None) -> None:
+        """A member's run over the rows with these identities has ended. Its votes are entered when its stage is on."""
+        self._waited.discard(member)
+        self._came[member] = ids, record, scores
+        rows = None if self.tally.open_rows == len(self._ids) else self.tally.open
+        self.spent.spend(rows, member, record.seconds, record.device_seconds / len(ids))
+
+    def enter_stage(self) -> dict[int, str]:
+        """Enter what has come in of the stage that is on. Those that turn out to be no votes: why, by member."""
+        columns: dict[int, Scores] = {}
+        for member in self.course.stages[self.stage]:
+            if member in self._came:
+                ids, record, scores = self._came.pop(member)
+                self._end(member, CODES[record.outcome], record.fault)
+                if scores is not None:
+                    columns[member] = self._still_open(ids, scores)
+            elif member in self._absent:
+                self._end(member, FAILED, self._absent.pop(member))
+        faults = self.tally.enter_all(columns)
+        for member, fault in faults.items():
+            self._end(member, FAILED, fault)
+        return faults
+
+    def _end(self, member: int, outcome: int, fault: str | None) -> None:
+        rows = None if self.tally.open_rows == len(self._ids) else self.tally.open
+        self.spent.end(rows, member, outcome)
+        if fault:
+            self.faults[member] = fault
+
+    def _still_open(self, ids: Ints, scores: Scores) -> Scores:
+        """The votes on the rows that are open, of those on the rows that were when the run began."""
+        if self.tally.open_rows == len(ids) or len(scores) != len(ids):
+            return scores
+        return scores[np.searchsorted(ids, self.open_ids)]
+
+    def stage_waits(self) -> bool:
+        """Whether votes of the stage that is on may still come."""
+        return not self._waited.isdisjoint(self.course.stages[self.stage])
+
+    def leave(self) -> int:
+        """Let rows go that need no more votes; how many."""
+        leaves = self.tally.leave(self.course.score, self.course.threshold)
+        return int(np.count_nonzero(leaves))
+
+    def late(self) -> None:
+        """Members of the policy whose votes are not there yet, on rows that need them, are late."""
+        open_rows = self.tally.open
+        for member in (member for stage in self.course.stages for member in stage):
+            missing = open_rows[self.spent.outcome[open_rows, member] == SKIPPED]
+            if len(missing):
+                self.spent.end(missing, member, LATE)
+
+    def quorate(self) -> Mask:
+        """Which rows have a quorum, as far as members are missing that should have voted; [n], or [1] for all alike."""
+        holds: Mask = self.course.size - self.spent.missing() >= self.course.quorum
+        return holds
+
+    def finished(self) -> list[int]:
+        """Which requests need no more votes for any of their rows."""
+        if self.stage == len(self.course.stages) or not self.tally.open_rows:
+            return list(range(len(self.entries)))
+        if self.tally.open_rows == len(self._ids):
+            return []
+        waits = np.zeros(len(self._ids), np.int64)
+        waits[self.tally.open] = 1
+        return np.flatnonzero(np.add.reduceat(waits, self.starts[:-1]) == 0).tolist()
+
+    @property
+    def starts(self) -> Ints:
+        """Where each request's rows begin, and where the last ones end."""
+        return np.cumsum([0, *(len(entry.rows) for entry in self.entries)])
+
+    def take(self, numbers: Sequence[int]) -> "Batch":
+        """A batch of these requests alone, as far as they have come."""
+        starts = self.starts
+        spans = [np.arange(starts[number], starts[number + 1]) for number in numbers]
+        rows = np.concatenate(spans) if spans else np.zeros(0, np.int64)
+        taken = Batch(
+            self.course,
+            [self.entries[number] for number in numbers],
+            self.rows[rows],
+            self.tally.take(rows),
+            self.spent.take(rows),
+        )
+        taken.stage, taken.begun, taken.faults, taken._ids = self.stage, self.begun, self.faults, self._ids[rows]
+        return taken
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Go on with these requests alone."""
+        if len(numbers) == len(self.entries):
+            return
+        kept = self.take(numbers)
+        self.entries, self.rows, self._ids = kept.entries, kept.rows, kept._ids
+        self.tally, self.spent = kept.tally, kept.spent
+
+    def without(self, numbers: Sequence[int]) -> None:
+        """Go on without these requests."""
+        gone = set(numbers)
+        self.keep([number for number in range(len(self.entries)) if number not in gone])
+
+    def without_gone(self) -> None:
+        """Go on without those whose callers have left."""
+        if any(entry.gone for entry in self.entries):
+            self.without([number for number, entry in enumerate(self.entries) if entry.gone])

@@ -1,0 +1,232 @@
+"""Runs the members of a batch's stages: on the event loop where they are brief, side by side where they are not."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from ensembles.members import Member, Rows, Scores
+from ensembles.tally import no_votes
+from ensembles.votes import Ints
+from serving.batch import Batch
+from serving.books import Books
+from serving.counting import Counting
+from serving.errors import Internal
+from serving.records import MemberRun, Outcome
+from serving.rotation import FAULTS
+from serving.seats import LEAST_OVERDUE_SECONDS, OVERDUE, Run, Seat
+from serving.staging import Remaining, at_once, makespan
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 16
+"""Runs of one member on a device of its own kind: more would only wait there."""
+
+Free = Callable[[], None]
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """A batch whose members run side by side. `done` is set when its stages have run, or nobody waits for them any more."""
+
+    batch: Batch
+    runs: dict[int, tuple[Run, "asyncio.Task[None]"]]
+    done: "asyncio.Future[None]"
+
+    def end(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+class Stages:
+    """The members of one ensemble, and the batches that they are at."""
+
+    def __init__(self, ensemble: str, members: Sequence[Member], classes: int, books: Books, cores: int) -> None:
+        """`cores`: so many longer runs work at once."""
+        self.members = members
+        self.on_rotation: Callable[[], None] = lambda: None
+        self._ensemble = ensemble
+        self._classes = classes
+        self._books = books
+        self._cores = cores
+        self._slots = asyncio.Semaphore(cores)
+        self._seats = [self._seat_of(member) for member in members]
+        self._guests: list[Seat] = []
+        self._turns: dict[Batch, Turn] = {}
+        self._retries: set[asyncio.Task[None]] = set()
+
+    @property
+    def spare(self) -> bool:
+        """Whether batches run side by side with this one's event loop, and leave it a core."""
+        return bool(self._turns) and not self._slots.locked()
+
+    @property
+    def in_rotation(self) -> int:
+        """How many members are asked."""
+        return sum(seat.rotation.present for seat in self._seats)
+
+    async def run(self, batch: Batch, counting: Counting, waiting: int, free: Free) -> None:
+        """Run what is next for `batch` and have its requests answered as far as they can be.
+
+        `waiting`: rows in the queue behind it. `free` is called when members seem stuck, so that others may go on meanwhile.
+        """
+        stages = self._chosen(batch, counting, waiting)
+        asked = [member for stage in stages for member in stage]
+        present = [member for member in asked if self._seats[member].rotation.present]
+        absent = {member: f"out of rotation after {FAULTS} faults" for member in asked if member not in present}
+        rows = batch.open_rows
+        batch.begin(len(stages), present, absent)
+        if all(self.members[member].brief(len(rows)) for member in present):
+            await self._briefly(batch, counting, present, rows)
+        else:
+            await self._side_by_side(batch, counting, present, rows, free)
+
+    def _chosen(self, batch: Batch, counting: Counting, waiting: int) -> Sequence[Sequence[int]]:
+        """The stages that run now: the next one, or all that remain where that is cheaper."""
+        remaining, rows = batch.course.stages[batch.stage :], batch.tally.open_rows
+        if len(remaining) == 1 or self._cores == 1:
+            return remaining[:1]
+        members = [self.members[member] for stage in remaining for member in stage]
+        if all(member.brief(rows) for member in members) or any(member.predict(rows) is None for member in members):
+            return remaining[:1]
+        reach = counting.reach[batch.course.policy].after(batch.stage)
+        costs = [Remaining(self._seconds(stage, rows), share) for stage, share in zip(remaining, reach, strict=True)]
+        return remaining if at_once(costs, rows, waiting, self._cores) else remaining[:1]
+
+    def _seconds(self, members: Sequence[int], rows: int) -> list[float]:
+        return [self._seats[member].predict(rows) for member in members]
+
+    async def _briefly(self, batch: Batch, counting: Counting, members: Sequence[int], rows: Rows) -> None:
+        ids = batch.open_ids
+        for member in members:
+            seat = self._seats[member]
+            run = seat.run(rows)
+            await seat.work(run, rows, batch.course.policy)
+            self._put(batch, member, ids, run)
+        self._settle(batch, counting)
+
+    async def _side_by_side(
+        self, batch: Batch, counting: Counting, members: Sequence[int], rows: Rows, free: Free
+    ) -> None:
+        loop, ids = asyncio.get_running_loop(), batch.open_ids
+        turn = self._turns[batch] = Turn(batch, {}, loop.create_future())
+        for member in members:
+            run = self._seats[member].run(rows)
+            task = loop.create_task(self._seats[member].work_in_turn(run, rows, batch.course.policy))
+            turn.runs[member] = run, task
+            task.add_done_callback(partial(self._came_in, turn, counting, member, ids))
+        for entry in batch.entries:
+            entry.future.add_done_callback(lambda _: self._left(turn))
+        try:
+            patience = OVERDUE * makespan(self._seconds(members, len(rows)), self._cores) + LEAST_OVERDUE_SECONDS
+            await asyncio.wait([turn.done], timeout=patience)
+            if not turn.done.done():
+                free()
+                await turn.done
+        finally:
+            self._give_up(turn)
+
+    def _came_in(self, turn: Turn, counting: Counting, member: int, ids: Ints, task: "asyncio.Task[None]") -> None:
+        """A member's run has ended."""
+        run, _ = turn.runs.pop(member)
+        if task.cancelled() or turn.done.done():
+            return
+        if task.exception() is not None:
+            log.error("a run of %s broke; this is a bug", self._ensemble, exc_info=task.exception())
+            counting.refuse(turn.batch, Internal("the batch broke; this is a bug"))
+        else:
+            self._put(turn.batch, member, ids, run)
+            self._settle(turn.batch, counting)
+            if turn.batch.cutoff <= time.perf_counter():
+                counting.cut(turn.batch, time.perf_counter())
+        self.wake(turn.batch)
+
+    def _put(self, batch: Batch, member: int, ids: Ints, run: Run) -> None:
+        batch.put(member, ids, run.record, run.scores)
+        if run.record.outcome is Outcome.OK:
+            self._books.statistics.member_ran(self._ensemble, run.record, batch.course.policy, len(batch.entries))
+            if self._seats[member].heard():
+                self.on_rotation()
+        else:
+            self._unheard(member, batch.rows)
+
+    def _settle(self, batch: Batch, counting: Counting) -> None:
+        rows = batch.rows
+        for member, fault in counting.settle(batch).items():
+            log.warning("member %s.%s failed: %s", self._ensemble, self.members[member].name, fault)
+            self._unheard(member, rows)
+
+    def wake(self, batch: Batch) -> None:
+        """End the turn of a batch whose stages have run, or for which nobody waits."""
+        turn = self._turns.get(batch)
+        if turn is not None and (not batch.waits or batch.stage >= batch.begun):
+            turn.end()
+
+    def _left(self, turn: Turn) -> None:
+        """A caller has left, or was answered."""
+        if all(entry.gone for entry in turn.batch.entries):
+            turn.batch.entries = []
+            turn.end()
+
+    def _give_up(self, turn: Turn) -> None:
+        """Stop the runs that nobody waits for."""
+        del self._turns[turn.batch]
+        now = time.perf_counter()
+        for member, (run, task) in turn.runs.items():
+            if run.overdue_at <= now:
+                run.given_up = "late"
+                self._unheard(member, turn.batch.rows)
+            task.cancel()
+
+    def _unheard(self, member: int, rows: Rows) -> None:
+        if self._seats[member].unheard():
+            self.on_rotation()
+            task = asyncio.get_running_loop().create_task(self._retry(self._seats[member], rows[:1].copy()))
+            self._retries.add(task)
+            task.add_done_callback(self._retries.discard)
+
+    async def _retry(self, seat: Seat, row: Rows) -> None:
+        """Try a member that has left the rotation with a row that it failed on, after pauses that grow, until it votes."""
+        while (at := seat.rotation.tried_at) is not None:
+            await asyncio.sleep(max(at - time.perf_counter(), 0))
+            [(_, scores)] = await self.observe(row, [seat.member], "probe")
+            if scores is None:
+                seat.unheard()
+            elif seat.heard():
+                self.on_rotation()
+
+    async def observe(
+        self, rows: Rows, members: Sequence[Member], purpose: str
+    ) -> list[tuple[MemberRun, Scores | None]]:
+        """Run members over rows outside of any request, charged to `purpose`: what became of each, and its votes if it gave any."""
+        return [await self._observed(self._seat(member), rows, purpose) for member in members]
+
+    async def _observed(self, seat: Seat, rows: Rows, purpose: str) -> tuple[MemberRun, Scores | None]:
+        await asyncio.sleep(0)
+        run = seat.run(rows)
+        await (seat.work if seat.member.brief(len(rows)) else seat.work_in_turn)(run, rows, purpose)
+        if run.scores is not None and (fault := no_votes(run.scores, (len(rows), self._classes))):
+            seat.failed(run, fault)
+            return run.record, None
+        return run.record, run.scores
+
+    def _seat(self, member: Member) -> Seat:
+        """Of a member, or of a guest that does not vote."""
+        for seat in (*self._seats, *self._guests):
+            if seat.member is member:
+                return seat
+        guest = self._seat_of(member)
+        self._guests.append(guest)
+        return guest
+
+    def _seat_of(self, member: Member) -> Seat:
+        """A run on another device than the CPU hardly needs a core, so that only those on the CPU wait for one."""
+        slots = self._slots if member.device == "cpu" else asyncio.Semaphore(MOST_AT_ONCE)
+        return Seat(self._ensemble, member, self._books, slots)
+
+    def close(self) -> None:
+        """Try nobody again."""
+        for task in self._retries:
+            task.cancel()
