@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup serve test check models proto bench clean
+.PHONY: setup serve demo test check models proto bench clean
 
 # Two environments in one folder: one that can serve, and with the tools on top one that can develop and test.
 $(VENV)/serve: pyproject.toml constraints.txt
@@ -20,6 +20,10 @@ setup: $(VENV)/setup
 
 serve: $(VENV)/serve
 	exec $(BIN)/serving run exported_models/digits
+
+demo: $(VENV)/serve
+	$(PIP) --editable '.[cpu,report]'
+	$(BIN)/python -m loadtest.demo
 
 test: check
 	$(BIN)/python -m pytest $(PYTEST)

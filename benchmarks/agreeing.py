@@ -25,7 +25,7 @@ from ensembles.votes import Ballot, Ints, Rule, vote
 
 MEMBERS = ("a", "b", "c", "d", "e")
 CONVOLUTIONS, HIDDEN = (24, 48), 64
-PLANNED, ASKED = 10_000, 4096
+PLANNED, ASKED = 20_000, 4096
 """Rows that the policies are planned on, and others that are asked for."""
 
 SAMPLES = 256

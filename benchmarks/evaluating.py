@@ -20,12 +20,14 @@ from benchmarks import small_nets
 from benchmarks.processes import ROOT
 from ensembles import document, repository
 from ensembles.members.onnx import OnnxMember
+from ensembles.price import PRICE_PER_HOUR
 from ensembles.recording import Recording, record
 from ensembles.repository import Repository
 
 SAMPLING_SECONDS = 0.02
-PRICE_PER_HOUR = 0.10
 ROUNDS = 5
+ROWS = 1_000_000
+"""In all rounds of one ensemble, at most."""
 
 
 class Memory:
@@ -123,11 +125,15 @@ def made_up(found: Repository, rows: int, file: Path) -> None:
 
 def compare(found: Repository, file: Path, scratch: Path) -> None:
     once(found, file, scratch / "warm")  # imports, and the first use of everything
+    rounds = []
     with Memory() as memory:
-        rounds = [once(found, file, scratch / str(turn)) for turn in range(ROUNDS)]
+        while len(rounds) < ROUNDS and (not rounds or (len(rounds) + 1) * len(rounds[0][1].y) <= ROWS):
+            rounds.append(once(found, file, scratch / str(len(rounds))))
     recording = rounds[0][1]
     rows, bare = len(recording.y), sorted(each.bare.wall for each, _ in rounds)
-    print(f"{found.spec.name}: {rows:,} rows, {len(found.spec.members)} members, batches of {recording.batch_rows}")
+    print(
+        f"{found.spec.name}: {rows:,} rows, {len(found.spec.members)} members, batches of {recording.batch_rows}, {len(rounds)} rounds"
+    )
     print(f"  bare runs {bare[0]:.2f} to {bare[-1]:.2f} s ({bare[len(bare) // 2] / rows * 1e6:.1f} µs a row)")
     judging = sorted(each.judging.processor for each, _ in rounds)
     print(f"  judging {judging[len(judging) // 2]:.2f} s ({judging[len(judging) // 2] / rows * 1e6:.2f} µs a row)")

@@ -38,14 +38,14 @@ def commit() -> str:
     return done.stdout.strip() or "none"
 
 
-def describe() -> dict[str, object]:
+def describe(module: str = "benchmarks.run") -> dict[str, object]:
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "versions": versions(),
         "commit": commit(),
-        "command": shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
     }
 
 

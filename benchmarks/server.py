@@ -82,11 +82,12 @@ def flags(ports: Ports) -> list[str]:
     return [str(word) for flag in given.items() for word in flag]
 
 
-def scrutin(repository: Path, cores: str, log: Path) -> Server:
+def scrutin(repository: Path, cores: str, log: Path, *more: str) -> Server:
+    """`more`: words of the command, other repositories or flags."""
     ports, command = Ports(), Path(sys.executable).with_name("serving")
     if not command.exists():
         raise Unavailable(f"{command.name} is not installed beside {sys.executable}")
-    return Server(["taskset", "-c", cores, str(command), "run", str(repository), *flags(ports)], ports, log)
+    return Server(["taskset", "-c", cores, str(command), "run", str(repository), *more, *flags(ports)], ports, log)
 
 
 def scrutin_on_grpc_aio(repository: Path, cores: str, log: Path) -> Server:

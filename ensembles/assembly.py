@@ -69,7 +69,7 @@ def write(there: Place, members: Sequence[Finished], samples: Labelled, *, repla
     manifest = _manifest(there, members, replace=replace)
     models = {member.name: member.model for member in members}
     if there.there is not None:
-        models = {member.name: there.there.model(member) for member in there.there.spec.members} | models
+        models = {each.name: there.there.model(each) for each in there.there.spec.classifiers} | models
     with tempfile.TemporaryDirectory() as scratch:
         others = _set_aside(there, Path(scratch))
         written = repository.write(there.directory, manifest, models, (samples.x, samples.y))
@@ -176,8 +176,8 @@ def _set_aside(there: Place, scratch: Path) -> list[Path]:
     """Copies of what lies in the directory and is no part of the repository: notes, reports."""
     if there.there is None:
         return []
-    own = {MANIFEST, SAMPLES, *(member.name for member in there.there.spec.members)}
-    own |= {Path(member.model).parts[0] for member in there.there.spec.members}
+    own = {MANIFEST, SAMPLES, *(each.name for each in there.there.spec.classifiers)}
+    own |= {Path(each.model).parts[0] for each in there.there.spec.classifiers}
     others = [entry for entry in there.directory.iterdir() if entry.name not in own]
     for other in others:
         _copy(other, scratch / other.name)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ensembles import accuracy, diversity, estimates, promise
 from ensembles.accuracy import Selective
+from ensembles.bracket import bracket
 from ensembles.diversity import Choices, Mistakes, Pair
 from ensembles.estimates import Estimate, Z
 from ensembles.standing import Standing, Table, Way, alone, labels, seconds_per_1000, stand
@@ -224,7 +225,7 @@ def _bracket(wrong: Mask, weights: Sequence[float], classes: int) -> tuple[float
     members = wrong.shape[1]
     together = wrong.sum(axis=1, dtype=np.int64)
     double_fault = float((together * (together - 1)).mean()) / (members * (members - 1)) if members > 1 else None
-    return promise.bracket(float(wrong.mean()), double_fault, members, classes)
+    return bracket(float(wrong.mean()), double_fault, members, classes)
 
 
 def _through(function: Callable[[Floats], float], wrong: Mask) -> Estimate:

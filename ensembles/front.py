@@ -1,5 +1,6 @@
 """Candidates for a policy, and those among them that no other beats. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,12 @@ class Candidate:
     def certified(self) -> bool:
         """Whether its exit needs a certificate."""
         return isinstance(self.exit, Score)
+
+
+def bigger_model(costs: Sequence[float]) -> int | None:
+    """The one bigger model among members with these costs: the dearest, if it costs at least what the two cheapest cost together."""
+    ranked = sorted(range(len(costs)), key=lambda member: costs[member])
+    return ranked[-1] if len(costs) > 2 and costs[ranked[-1]] >= costs[ranked[0]] + costs[ranked[1]] else None
 
 
 def records(

@@ -14,9 +14,10 @@ from ensembles import estimates
 from ensembles.accuracy import right
 from ensembles.candidates import Rows
 from ensembles.estimates import Estimate
-from ensembles.front import Candidate
+from ensembles.front import Candidate, bigger_model
 from ensembles.judging import Policy, Scores, certified, judged, taken
 from ensembles.policy_search import Progress, Search, exactly
+from ensembles.price import PRICE_PER_HOUR
 from ensembles.shortlist import MOST_MEMBERS, find, limits
 from ensembles.stopping import allowed_differences, rows_to_certify
 from ensembles.temperature import fit_temperature
@@ -37,9 +38,6 @@ SLOW_CELLS = 1 << 21
 """Answers of all subsets that rules are asked for which are counted one by one."""
 
 FAST = (Rule.MAJORITY, Rule.PROBABILITY_AVERAGE)
-
-PRICE_PER_HOUR = 0.10
-"""USD for an hour of one device, as `serving run` counts by default."""
 
 
 class PlanningError(ValueError):
@@ -166,10 +164,10 @@ def plan(recorded: Recorded, wishes: Wishes, progress: Progress = _nothing) -> P
 
 def _named(found: Search, chosen: Candidate | None) -> Iterable[tuple[Candidate, tuple[str, ...]]]:
     """All that is to be judged, each once, with what it is known as."""
-    dearest = max(found.singles, key=lambda each: each.cost)
+    bigger = bigger_model([each.cost for each in found.singles])
     known = {
         "best_member": max(found.singles, key=lambda each: (each.right, -each.cost)),
-        "bigger_model": dearest if dearest.cost > min(each.cost for each in found.singles) else None,
+        "bigger_model": None if bigger is None else found.singles[bigger],
         "full": found.full,
         "early_exit": found.early_exit,
         "cascade": found.cascade,

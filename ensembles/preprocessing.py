@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 Rows = NDArray[Any]
 Floats = NDArray[np.floating]
+Interpolation = Literal["bilinear", "bicubic"]
 
 PREPARED = "prepared"
 """The name of the tensor that the trained model sees."""
@@ -28,8 +29,14 @@ TAKEN = {
     "size",
     "mean",
     "std",
-} | {"cropped", "numbers", "scaled", "planes", "resized", "centred", "normalised"}
+    "floor",
+    "ceiling",
+} | {"clipped", "cropped", "numbers", "scaled", "planes", "resized", "centred", "normalised"}
 """Names within the graph."""
+
+
+CUBIC = -0.5
+"""Pillow's and Keys'; ONNX and torch without antialias take -0.75 unless told."""
 
 
 class ExportError(ValueError):
@@ -46,7 +53,8 @@ class Input:
     * `crop`: a (start, stop) for each leading axis of a row; `scale` multiplies the values.
     * `layout`: the axes that are served, of an image: "NHW" (seen with a channel axis), "NHWC" or "NCHW"; the model sees
       NCHW. `resize`, `mean` and `std` need to know it.
-    * `resize`: (height, width) seen: bilinear, with antialias where it shrinks, as Pillow does it.
+    * `resize`: (height, width) seen: bilinear or, by `interpolation`, bicubic, with antialias where it shrinks, as Pillow does it:
+      bytes stay within their range, numbers of other types may leave it.
     * `mean`, `std`: subtracted, then divided by; one number, or one a channel. One channel and three means: it is repeated.
     * `seen_as`: one row's shape in the end.
     """
@@ -61,6 +69,7 @@ class Input:
     std: tuple[float, ...] = ()
     layout: Literal["NHW", "NHWC", "NCHW"] | None = None
     resize: tuple[int, int] | None = None
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         """Raises ExportError when the parts do not fit each other."""
@@ -83,6 +92,12 @@ class Input:
     def prepared_shape(self) -> tuple[int, ...]:
         """The shape of one row as the trained model sees it."""
         return self.seen_as or self._normalised_shape
+
+    @property
+    def ceiling(self) -> np.float32 | None:
+        """What a resized value may be at most, and 0 at least; None where it cannot or may leave the range."""
+        overshoots = self.resize is not None and self.interpolation == "bicubic" and self.datatype == "UINT8"
+        return np.float32(255 * self.scale) if overshoots else None
 
     @property
     def _cropped_shape(self) -> tuple[int, ...]:
@@ -118,8 +133,11 @@ class Input:
         if self.layout == "NHWC":
             seen = seen.transpose(0, 3, 1, 2)
         if self.resize:
-            vertical, horizontal = map(_bilinear, seen.shape[2:], self.resize)
+            pairs = zip(seen.shape[2:], self.resize, strict=True)
+            vertical, horizontal = (_weights(*pair, self.interpolation) for pair in pairs)
             seen = vertical @ seen @ horizontal.T
+            if self.ceiling is not None:
+                seen = np.clip(seen, np.float32(0), self.ceiling)
         if self.mean:
             seen = seen - _by_channel(self.mean)
         if self.std:
@@ -150,7 +168,12 @@ def nodes(given: Input) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
         shrinks = any(after < before for after, before in zip(given.resize, given.planes_shape[1:], strict=True))
         # Without exclude_outside the pixels at the border would count for those that lie beyond it.
         smooth = {"antialias": 1, "exclude_outside": 1} if shrinks else {}
-        chain.add("Resize", "resized", "", "", "size", mode="linear", axes=[2, 3], **smooth)
+        cubic = {"mode": "cubic", "cubic_coeff_a": CUBIC, "exclude_outside": 1}
+        kind = cubic if given.interpolation == "bicubic" else {"mode": "linear"}
+        chain.add("Resize", "resized", "", "", "size", axes=[2, 3], **(smooth | kind))
+    if given.ceiling is not None:
+        constants |= {"floor": np.float32(0), "ceiling": given.ceiling}
+        chain.add("Clip", "clipped", "floor", "ceiling")
     if given.mean:
         constants["mean"] = _by_channel(given.mean)
         chain.add("Sub", "centred", "mean")
@@ -177,10 +200,24 @@ def _by_channel(numbers: tuple[float, ...]) -> NDArray[np.float32]:
     return np.array(numbers, np.float32)[:, None, None]
 
 
-def _bilinear(before: int, after: int) -> NDArray[np.float32]:
-    """Weights [after, before]: a triangle about each new pixel's centre, wider where pixels become fewer (antialias)."""
+def _weights(before: int, after: int, interpolation: Interpolation) -> NDArray[np.float32]:
+    """Weights [after, before]: the kernel about each new pixel's centre, wider where pixels become fewer (antialias)."""
     step = before / after
     centres = (np.arange(after)[:, None] + 0.5) * step - 0.5
-    weights = np.maximum(1 - np.abs(np.arange(before) - centres) / max(step, 1.0), 0)
+    weights = KERNELS[interpolation](np.abs(np.arange(before) - centres) / max(step, 1.0))
     scaled: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
     return scaled.astype(np.float32)
+
+
+def _triangle(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(1 - distance, 0)
+
+
+def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' kernel ("Cubic convolution interpolation for digital image processing", 1981), with its own parameter."""
+    near = (CUBIC + 2) * distance**3 - (CUBIC + 3) * distance**2 + 1
+    far = CUBIC * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+
+
+KERNELS = {"bilinear": _triangle, "bicubic": _cubic}

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 from ensembles.export import Exported, convert_torch
 from ensembles.parity import TOLERANCE, quiet
-from ensembles.preprocessing import ExportError, Input, Rows
+from ensembles.preprocessing import ExportError, Input, Interpolation, Rows
 from ensembles.spec import ImageSpec, InputSpec
 from ensembles.wording import one_line
 
@@ -40,6 +40,7 @@ class Net:
     """A classifier of pictures and how it wants them: RGB from 0 to 1, the middle `crop` of them, of `size` (height, width).
 
     `mean` and `std` are one a channel. `labels` [classes] in the order of its outputs; none where they are unknown.
+    `interpolation`: how it likes pictures of another size resized.
     """
 
     module: "nn.Module"
@@ -49,6 +50,7 @@ class Net:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     labels: tuple[str, ...] = ()
+    interpolation: Interpolation = "bilinear"
 
     @property
     def picture(self) -> InputSpec:
@@ -77,6 +79,7 @@ class Net:
             std=self.std,
             layout=layout,
             resize=self.size,
+            interpolation=self.interpolation,
         )
 
     def export(self, given: InputSpec, rows: Rows, tolerance: float = TOLERANCE) -> Exported:
@@ -134,9 +137,8 @@ def _from_timm(timm: Any, wanted: Wanted) -> Net:
         raise ExportError(f"timm:{wanted.name}: found a net without classes, expected a classifier")
     labels = _distinct(_timm_labels(timm, module)) if wanted.classes is None else ()
     size = tuple(config["input_size"][1:])
-    return Net(
-        module, module.num_classes, size, config["crop_pct"], tuple(config["mean"]), tuple(config["std"]), labels
-    )
+    crop, mean, std = config["crop_pct"], tuple(config["mean"]), tuple(config["std"])
+    return Net(module, module.num_classes, size, crop, mean, std, labels, _interpolation(config["interpolation"]))
 
 
 def _timm_labels(timm: Any, module: Any) -> list[str]:
@@ -162,7 +164,13 @@ def _from_torchvision(torchvision: Any, wanted: Wanted) -> Net:
     seen = weights.transforms()
     size, crop = seen.crop_size[0], seen.crop_size[0] / seen.resize_size[0]
     labels = _distinct(categories) if wanted.classes is None else ()
-    return Net(module, classes, (size, size), crop, tuple(seen.mean), tuple(seen.std), labels)
+    mean, std, interpolation = tuple(seen.mean), tuple(seen.std), _interpolation(seen.interpolation.value)
+    return Net(module, classes, (size, size), crop, mean, std, labels, interpolation)
+
+
+def _interpolation(name: str) -> Interpolation:
+    """Of the few that were trained with another one, bilinear is the nearest."""
+    return "bicubic" if name == "bicubic" else "bilinear"
 
 
 def _told(wanted: Wanted) -> str:

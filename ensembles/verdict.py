@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ensembles.front import bigger_model
+
 Json = dict[str, Any]
 
 RULES = {
@@ -113,10 +115,10 @@ def number(value: Json | float) -> float:
 
 
 def bigger(document: Json) -> Json | None:
-    """The one bigger model: the slowest member, if it takes at least as long as the two fastest others together."""
-    ranked = sorted(document["members"], key=lambda each: each["seconds_per_1000"]["value"])
-    taken = [each["seconds_per_1000"]["value"] for each in ranked]
-    return ranked[-1] if len(ranked) > 2 and taken[-1] >= taken[0] + taken[1] else None
+    """The one bigger model, see `front.bigger_model`."""
+    members: list[Json] = document["members"]
+    place = bigger_model([each["seconds_per_1000"]["value"] for each in members])
+    return None if place is None else members[place]
 
 
 KNOWN_AS = {
@@ -195,22 +197,32 @@ def diversity(document: Json) -> str:
     found = document["diversity"]
     if not found["pairs"]:
         return "There is one member only, and nothing to compare it with."
-    alike = max(found["pairs"], key=lambda pair: pair["correlation"]["value"])
-    unlike = min(found["pairs"], key=lambda pair: pair["correlation"]["value"])
-    text = (
-        f"{alike['a']} and {alike['b']} err together the most (correlation {alike['correlation']['value']:.2f}), "
-        f"{unlike['a']} and {unlike['b']} the least ({unlike['correlation']['value']:.2f}). "
-    )
-    text += (
-        "Twins, that err in step: " + "; ".join(f"{a} and {b}" for a, b in found["twins"]) + "."
-        if found["twins"]
-        else "No pair errs so much more alike than the others that they are twins."
-    )
+    text = _one_pair(found) if len(found["pairs"]) == 1 else _pairs(found)
     worth = found["effective_votes"]["value"]
     votes = f"{worth:.1f}" if worth is not None else "more than any number of"
     return (
         f"{text} The disagreement-error ratio is {found['der']['value']:.2f} (votes tend to help much above 1, little below); "
         f"the {len(document['members'])} votes are worth {votes} independent ones."
+    )
+
+
+def _one_pair(found: Json) -> str:
+    (pair,) = found["pairs"]
+    twins = "They are twins: they err in step." if found["twins"] else ""
+    return f"The errors of {pair['a']} and {pair['b']} correlate {pair['correlation']['value']:.2f}. {twins}".strip()
+
+
+def _pairs(found: Json) -> str:
+    alike = max(found["pairs"], key=lambda pair: pair["correlation"]["value"])
+    unlike = min(found["pairs"], key=lambda pair: pair["correlation"]["value"])
+    twins = (
+        "Twins, that err in step: " + "; ".join(f"{a} and {b}" for a, b in found["twins"]) + "."
+        if found["twins"]
+        else "No pair errs so much more alike than the others that they are twins."
+    )
+    return (
+        f"{alike['a']} and {alike['b']} err together the most (correlation {alike['correlation']['value']:.2f}), "
+        f"{unlike['a']} and {unlike['b']} the least ({unlike['correlation']['value']:.2f}). {twins}"
     )
 
 
@@ -256,11 +268,15 @@ def marginal(document: Json) -> str:
     harmful = [each["member"] for each in found if (each["accuracy_lost"]["high"] or 0) < 0]
     dearest = max(found, key=lambda each: each["seconds_saved_per_1000"]["value"])
     total = served(document)["seconds_per_1000"]["value"]
-    text = f"Without {', '.join(needed)} the vote is measurably worse. " if needed else ""
-    text += f"Without {', '.join(harmful)} it is measurably better. " if harmful else ""
+    text = f"Without {_any_of(needed)} the vote is measurably worse. " if needed else ""
+    text += f"Without {_any_of(harmful)} it is measurably better. " if harmful else ""
     text = text or "No single member is missed: leaving out any one changes accuracy by no more than chance may. "
     share = dearest["seconds_saved_per_1000"]["value"] / total
     return f"{text}{dearest['member']} takes the most time, {share:.0%} of all, and is worth {points(dearest['accuracy_lost'])}."
+
+
+def _any_of(names: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def hopeless(document: Json) -> str:

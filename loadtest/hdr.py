@@ -17,6 +17,9 @@ DAY = 86_400 * NANOSECONDS
 LARGEST = 1 << 28
 """Bytes that a histogram may unpack to; a full one of 3 digits has less than one million."""
 
+MOST_BUCKETS = 64 << 17
+"""Of 63 bits and 5 digits."""
+
 
 class HdrError(ValueError):
     """No histogram in this format. One line."""
@@ -69,7 +72,10 @@ def _unpacked(content: bytes) -> tuple[int, bytes]:
     cookie, length = COMPRESSED_HEADER.unpack_from(content)
     if cookie != COMPRESSED_COOKIE:
         raise ValueError(f"cookie {cookie:#x}, expected {COMPRESSED_COOKIE:#x}")
-    plain = zlib.decompressobj().decompress(content[COMPRESSED_HEADER.size :][:length], LARGEST)
+    stream = zlib.decompressobj()
+    plain = stream.decompress(content[COMPRESSED_HEADER.size :][:length], LARGEST)
+    if not stream.eof:
+        raise ValueError("it is cut off, or too large")
     cookie, length, offset, digits, unit, _, scale = HEADER.unpack_from(plain)
     if (cookie, offset, unit, scale) != (COOKIE, 0, 1, 1.0) or digits not in {1, 2, 3, 4, 5}:
         raise ValueError(f"{digits} digits of unit {unit}, expected 1 to 5 digits of unit 1 without offset or scale")
@@ -84,6 +90,8 @@ def _counts(payload: bytes) -> dict[int, int]:
         if value > 0:
             counts[bucket] = value
         bucket += -value if value < 0 else 1
+        if bucket > MOST_BUCKETS:
+            raise ValueError("a value of more than 63 bits")
     return counts
 
 

@@ -5,7 +5,6 @@ The buckets are those of HdrHistogram (Tene), so that its tools read what `hdr.e
 
 import math
 from collections.abc import Iterable
-from itertools import accumulate
 from typing import Self
 
 import numpy as np
@@ -97,32 +96,37 @@ class Histogram:
         low = (bucket - (shift << self._bits)) << shift
         return low, low + (1 << shift) - 1
 
+    def _middles(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Of the buckets that hold any, in no order: their middles in ns [k], and their counts [k]."""
+        buckets = np.fromiter(self.counts.keys(), np.int64, len(self.counts))
+        counts = np.fromiter(self.counts.values(), np.int64, len(self.counts))
+        shifts = np.maximum((buckets >> self._bits) - 1, 0)
+        lows = (buckets - (shifts << self._bits)) << shifts
+        return lows + ((1 << shifts) - 1) / 2, counts
+
     def ordered(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The buckets in order: their middles in seconds [k], within the smallest and largest, and their counts [k]."""
-        buckets = sorted(self.counts)
-        middles = np.array([sum(self.bounds(bucket)) / 2 for bucket in buckets])
-        clipped = np.clip(middles, self.smallest, self.largest) / NANOSECONDS
-        return clipped, np.array([self.counts[bucket] for bucket in buckets], np.int64)
+        middles, counts = self._middles()
+        order = np.argsort(middles)
+        return np.clip(middles[order], self.smallest, self.largest) / NANOSECONDS, counts[order]
 
     def quantile(self, q: float) -> float:
         """In seconds: the least duration that a share `q` (0 to 1) of all does not exceed. NaN where nothing was recorded."""
         if not self.count:
             return math.nan
         rank = min(max(math.ceil(q * self.count - 1e-9), 1), self.count)
-        buckets = sorted(self.counts)
-        ranks = accumulate(self.counts[bucket] for bucket in buckets)
-        bucket = next(bucket for bucket, reached in zip(buckets, ranks, strict=True) if reached >= rank)
-        if rank == self.count:
-            return self.largest / NANOSECONDS
-        middle = sum(self.bounds(bucket)) / 2
-        return min(max(middle, self.smallest), self.largest) / NANOSECONDS
+        if rank in {1, self.count}:
+            return (self.smallest if rank == 1 < self.count else self.largest) / NANOSECONDS
+        middles, counts = self.ordered()
+        return float(middles[np.searchsorted(np.cumsum(counts), rank)])
 
     def within(self, seconds: float) -> int:
         """How many durations are at most so long, exact to the bucket (0.1% of the limit at 3 digits)."""
         limit = seconds * NANOSECONDS
         if limit >= self.largest:
             return self.count
-        return sum(count for bucket, count in self.counts.items() if sum(self.bounds(bucket)) / 2 <= limit)
+        middles, counts = self._middles()
+        return int(counts[middles <= limit].sum())
 
     @property
     def mean(self) -> float:

@@ -14,12 +14,16 @@ from loadtest import slo
 from loadtest.histogram import Histogram
 from loadtest.records import FULL, ArmRecord, Json, RunRecord
 from loadtest.records import MEMBER as PREFIX
+from loadtest.report_tables import rows_lot, times
 from loadtest.slo import Unit
-from loadtest.wording import seconds, usd
+from loadtest.wording import LOTS, Show, seconds, usd
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (1, 1)))
 MARKERS = "osD^v"
 LEVELS = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
+LEGEND, LETTER = 470.0, 5.6
+"""How wide legends may be, and a letter of theirs, in points."""
+
 CURVE = 400
 """Points of a curve; more are not seen."""
 
@@ -56,18 +60,18 @@ def spectrum(run: RunRecord, sentence: str) -> str:
         _levels(axes, most)
         axes.set_ylim(bottom=_least(run))
         _durations(axes)
-        _legend(axes, len(run.arms))
+        _legend(axes)
         axes.set_xlabel("share of requests that took no longer")
         axes.set_ylabel("latency from the planned instant")
 
     return drawn("spectrum", "Latency by percentile. " + sentence, 4.0, draw)
 
 
-def _legend(axes: Axes, columns: int) -> None:
-    """Above the picture, where no line can run through it."""
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=min(columns, 4), borderaxespad=0, handlelength=2.4
-    )
+def _legend(axes: Axes) -> None:
+    """Above the picture, where no line can run through it; as many names side by side as have room."""
+    names = axes.get_legend_handles_labels()[1]
+    columns = max(1, min(len(names), int(LEGEND / (LETTER * max(map(len, names), default=0) + 42))))
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=columns, borderaxespad=0, handlelength=2.4)
 
 
 def _least(run: RunRecord) -> float:
@@ -136,7 +140,7 @@ def timeline(run: RunRecord, sentence: str) -> str:
                 axes.plot(x, y, color=colour, linestyle=dash, linewidth=width, alpha=alpha, label=label)
         _durations(axes)
         axes.set_xlim(0, max(run.seconds, 1e-3))
-        _legend(axes, len(run.arms))
+        _legend(axes)
         axes.set_xlabel("s since the start")
         axes.set_ylabel("p99 (thick) and p50 (thin)")
 
@@ -165,7 +169,7 @@ def throughput(run: RunRecord, sentence: str) -> str:
         axes.margins(y=0.2)
         axes.set_xlabel("s since the start")
         axes.set_ylabel("requests/s")
-        _legend(axes, 3)
+        _legend(axes)
         plain(axes, along=True)
 
     return drawn("throughput", "Requests over time. " + sentence, 2.6, draw)
@@ -215,15 +219,19 @@ def plane(run: RunRecord, document: Json, sentence: str) -> str:
 
     def draw(panels: Any) -> None:
         axes = list(np.ravel(panels))
+        first = latencies = [arm["latency_intervals_seconds"]["p99"] for arm in arms]
         if priced:
-            _points(axes[0], run, arms, [arm["cost_usd_per_1000"] for arm in arms])
-            axes[0].set_xlabel("cost of 1,000 rows")
-            axes[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: usd(value)))
-        latencies = [arm["latency_intervals_seconds"]["p99"] for arm in arms]
+            n = rows_lot(document)
+            first = [times(arm["cost_usd_per_1000"], n / 1000) or {} for arm in arms]
+            _points(axes[0], run, arms, first)
+            axes[0].set_xlabel(f"cost of {LOTS[n]} rows")
+            _few_ticks(axes[0], usd)
         _points(axes[-1], run, arms, latencies)
         axes[-1].set_xlabel("p99 of latency")
-        axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value)))
+        _few_ticks(axes[-1], seconds)
         axes[0].set_ylabel("rows answered rightly")
+        accuracies = [(x["value"], arm["accuracy"]["value"], arm["policy"]) for arm, x in zip(arms, first, strict=True)]
+        _names(axes[0], accuracies)
 
     return drawn("plane", "Accuracy, cost and latency. " + sentence, 3.9, draw, panels=2 if priced else 1)
 
@@ -239,11 +247,29 @@ def _points(axes: Axes, run: RunRecord, arms: Sequence[Json], across: Sequence[J
         axes.plot(ends, [y["value"]] * 2, color=colour, linewidth=2, alpha=0.35)
         axes.plot(x["value"], y["value"], marker, color=colour, markersize=9, markeredgecolor=SURFACE)
     axes.margins(0.16, 0.1)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
     plain(axes, along=True)
-    _names(axes, [(x["value"], arm["accuracy"]["value"], arm["policy"]) for arm, x in zip(arms, across, strict=True)])
+
+
+def _few_ticks(axes: Axes, show: Show) -> None:
+    """At most four round numbers on a logarithmic axis, for whose names there is room."""
+    low, high = axes.get_xlim()
+    powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    for steps in (
+        (1,),
+        (1, 3),
+        (1, 2, 5),
+        (1, 1.5, 2, 3, 5, 7),
+        tuple(np.arange(1, 10, 0.5)),
+        tuple(np.arange(1, 10, 0.1)),
+    ):
+        ticks = [step * power for power in powers for step in steps if low <= step * power <= high]
+        if len(ticks) >= 3:
+            break
+    kept = ticks[:: math.ceil(len(ticks) / 4)] if ticks else [low, high]
+    axes.xaxis.set_major_locator(FixedLocator(kept))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
 
 
 def _names(axes: Axes, named: Sequence[tuple[float, float, str]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loadtest import report_tables, sentences
 from loadtest.records import Json, RunRecord
-from loadtest.wording import rate, seconds, signed, span, usd
+from loadtest.wording import LOTS, lot, rate, seconds, signed, span, usd
 
 FILE = "report.html"
 
@@ -48,7 +48,7 @@ def _body(run: RunRecord, document: Json) -> Iterable[str]:
     yield _alarm(run, document)
     yield _tiles(run, document)
     yield _objectives(document)
-    yield _text("Policies side by side", report_tables.policies(run, document) + _verdicts(document))
+    yield _text("Policies side by side", report_tables.policies(document) + _verdicts(document))
     if any(arm["answered"] for arm in document["arms"]):
         said = sentences.plane(document)
         yield _picture("plane", "What accuracy costs", said, plots.plane(run, document, said))
@@ -97,13 +97,15 @@ def _tiles(run: RunRecord, document: Json) -> str:
 
 def _highlights(run: RunRecord, document: Json) -> Iterable[tuple[str, str, str]]:
     verdict = document["verdict"]
-    gain, price = verdict.get("gain"), report_tables.thousand(verdict.get("cost_usd_of_one_more_right"))
+    gain, price = verdict.get("gain"), verdict.get("cost_usd_of_one_more_right")
     if gain:
         ends = span(100 * gain["low"], 100 * gain["high"], lambda value: signed(value, 1))
         named = f"{verdict['policy']} right more often than {verdict['against']}"
         yield named, f"{signed(100 * gain['value'], 1)} points", ends
     if gain and price and gain["value"] > 0:
-        yield "for 1,000 more right answers", usd(price["value"]), span(price["low"], price["high"], usd)
+        n = lot(price["value"])
+        low, high = (None if price[end] is None else n * price[end] for end in ("low", "high"))
+        yield f"for {LOTS[n]} more right answer{'s' * (n > 1)}", usd(n * price["value"]), span(low, high, usd)
     answered, requests = (sum(arm[name] for arm in document["arms"]) for name in ("answered", "requests"))
     per_second = rate(answered / run.seconds) if run.seconds else "–"
     yield "requests answered, all policies", per_second, f"{answered:,} of {requests:,} requests"
@@ -129,7 +131,7 @@ def _text(title: str, content: str) -> str:
 
 
 READING = {
-    "plane": "Above and to the left is better. Lines are 95% intervals.",
+    "plane": "Above and to the left is better; the marks are the same on both sides. Lines are 95% intervals.",
     "spectrum": "The further right, the rarer; a step up far to the right is what the unluckiest requests met.",
     "timeline": "Each request counts where it was planned, so a stall shows from its beginning to its end.",
     "throughput": "Answers below what is due mean a backlog; answers above it, that the backlog is worked off.",

@@ -5,35 +5,52 @@ from html import escape
 
 from loadtest.records import FULL, MEMBER, Json, RunRecord
 from loadtest.standing import QUANTILES
-from loadtest.wording import Show, amount, count, percent, rate, signed, span, usd
+from loadtest.wording import LOTS, Show, amount, count, lot, percent, rate, signed, span, usd
 
 
-def policies(run: RunRecord, document: Json) -> str:
+def rows_lot(document: Json) -> int:
+    """For how many rows costs are told, so that they can be read."""
+    costs = [arm["cost_usd_per_1000"]["value"] for arm in document["arms"] if arm["cost_usd_per_1000"]]
+    return lot(min(costs, default=0.0) / 1000, 1000)
+
+
+def right_lot(document: Json) -> int:
+    """The same of more right answers."""
+    prices = [each["cost_usd_of_one_more_right"] for each in document["verdict"]["policies"]]
+    return lot(min((price["value"] for price in prices if price), default=0.0), 1000)
+
+
+def policies(document: Json) -> str:
     """What each policy gives, and what it takes."""
     worth = {each["policy"]: each for each in document["verdict"]["policies"]}
     best = next((each["against"] for each in worth.values()), "the best member")
-    gives = [
-        "", "right", "agrees with full", f"gain over {best.removeprefix(MEMBER)}", "1,000 rows cost", "1,000 right answers cost",
-        "1,000 more right answers cost",
-    ]  # fmt: skip
+    rows, right = LOTS[rows_lot(document)], LOTS[right_lot(document)]
+    gives = ["", "right", "agrees with full", f"gain over {best.removeprefix(MEMBER)}, points", f"USD for {rows} rows"]
+    gives += [f"USD for {rows} right answers", f"USD for {right} more right answers"]
     takes = ["", "p50", "p99", "p99.9", "rows/s", "good rows/s", "failed or unanswered", "a member missing"]
-    return table(
-        "Accuracy and cost, with 95% intervals",
-        gives,
-        [_gives(arm, worth.get(arm["policy"])) for arm in document["arms"]],
-    ) + table("Latency and throughput, with 95% intervals", takes, [_takes(arm) for arm in document["arms"]])
+    given = [_gives(document, arm, worth.get(arm["policy"])) for arm in document["arms"]]
+    return table("Accuracy and cost, with 95% intervals", gives, given) + table(
+        "Latency and throughput, with 95% intervals", takes, [_takes(arm) for arm in document["arms"]]
+    )
 
 
-def _gives(arm: Json, worth: Json | None) -> list[str]:
+def _gives(document: Json, arm: Json, worth: Json | None) -> list[str]:
+    thousands = rows_lot(document) / 1000
+    price = worth["cost_usd_of_one_more_right"] if worth else None
     return [
         key(arm["policy"]) + escape(arm["policy"]),
         _share(arm["accuracy"]),
         _share(arm["agreement_with_full"]),
-        estimate(worth["gain"] if worth else None, lambda value: f"{signed(100 * value, 1)} points"),
-        estimate(arm["cost_usd_per_1000"], usd),
-        estimate(arm["cost_usd_per_1000_right"], usd),
-        estimate(thousand(worth["cost_usd_of_one_more_right"] if worth else None), usd),
+        estimate(worth["gain"] if worth else None, lambda value: signed(100 * value, 1)),
+        estimate(times(arm["cost_usd_per_1000"], thousands), dollars),
+        estimate(times(arm["cost_usd_per_1000_right"], thousands), dollars),
+        estimate(times(price, right_lot(document)), dollars),
     ]
+
+
+def dollars(value: float) -> str:
+    """Where the unit stands in the head of the column."""
+    return usd(value).removesuffix(" USD")
 
 
 def _takes(arm: Json) -> list[str]:
@@ -139,11 +156,11 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
     )
 
 
-def thousand(of: Json | None) -> Json | None:
-    """Of something that is known for one."""
+def times(of: Json | None, n: float) -> Json | None:
+    """Of so many of what an estimate is for."""
     if of is None:
         return None
-    return {name: value if name == "n" or value is None else 1000 * value for name, value in of.items()}
+    return {name: value if name == "n" or value is None else n * value for name, value in of.items()}
 
 
 def estimate(of: Json | None, show: Show) -> str:

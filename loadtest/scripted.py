@@ -2,7 +2,7 @@
 
     python -m loadtest.scripted --port 9001 --freeze 4:2
 
-answers every request with class 0, and from 4 s after the first one stands still for 2 s, as a paused process does. One port speaks
+answers every request with class 0, and from 4 s after the load's first one stands still for 2 s, as a paused process does. One port speaks
 `scrutin.v1.EnsembleService` and the Open Inference Protocol, over gRPC and over HTTP/1.1. It trusts its clients to take all that it
 sends (it keeps no account of their HTTP/2 windows), so it is no server for anything else.
 """
@@ -32,27 +32,29 @@ from scrutin.v1 import ensemble_pb2 as scrutin
 NAME, LABELS, SHAPE, DATATYPE = "scripted", ("no", "yes"), (4,), "FP32"
 POLICIES = ("full", "early_exit")
 
+FIRST = 4
+"""Which request is the first of a load: clients may ask a few before, to see whether anyone is there."""
+
 
 @dataclass(slots=True)
 class Script:
     """`service`: seconds each request keeps the one server busy, in turn (a queue with one server). `freeze`: when it stands still, and how long.
 
-    `error`: every n-th request is answered RESOURCE_EXHAUSTED (429). `end`: when the process dies. All instants in seconds from the first request.
+    `error`: every n-th request is answered RESOURCE_EXHAUSTED (429). `end`: when the process dies. All instants in seconds from the load's first request.
     """
 
     service: float = 0.0
     freeze: tuple[float, float] | None = None
     error: int = 0
     end: float | None = None
-    _begun: bool = False
     _free_at: float = 0.0
     _count: int = 0
 
     def answer(self, reply: Callable[[bool], None]) -> None:
         """Call `reply` when its time comes, with whether it is an answer."""
-        if not self._begun:
-            self._begin()
         self._count += 1
+        if self._count == FIRST:
+            self._begin()
         good = not self.error or self._count % self.error != 0
         if not self.service:
             reply(good)
@@ -62,7 +64,6 @@ class Script:
         asyncio.get_running_loop().call_later(self._free_at - now, reply, good)
 
     def _begin(self) -> None:
-        self._begun = True
         loop = asyncio.get_running_loop()
         if self.freeze:
             loop.call_later(self.freeze[0], time.sleep, self.freeze[1])

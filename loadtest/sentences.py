@@ -115,4 +115,7 @@ def objectives(document: Json) -> str:
     total = sum(len(arm["slos"]) for arm in document["arms"])
     if not total:
         return ""
-    return f"All {total} objectives are met." if not missed else f"{missed} of {total} objectives are missed."
+    text = f"All {total} objectives are met." if not missed else f"{missed} of {total} objectives are missed."
+    if any(arm["errors"] or arm["censored"] for arm in document["arms"]):
+        text += " Those on latency are about all requests: one that failed or had no answer did not keep them."
+    return text

@@ -11,8 +11,8 @@ from rich.text import Text
 from loadtest import sentences
 from loadtest.comparison import Change, Kind
 from loadtest.records import Json, RunRecord
-from loadtest.report_tables import thousand
-from loadtest.wording import amount, change, percent, rate, signed, usd, without_unit
+from loadtest.report_tables import dollars, right_lot, rows_lot, times
+from loadtest.wording import LOTS, amount, change, percent, rate, signed, usd, without_unit
 
 WIDTH = 120
 """Where the output is no terminal."""
@@ -80,29 +80,26 @@ def _answers(document: Json) -> Table:
     worth = {each["policy"]: each for each in document["verdict"]["policies"]}
     best = next((each["against"] for each in worth.values()), "the best member")
     caption = f"gain in points over {best} on the same rows; brackets: 95% intervals"
-    table = _table(
-        ["", "right", "like full", "USD / 1,000", "USD / 1,000 right", "gain", "USD / 1,000 more right"], caption
-    )
+    rows, right = rows_lot(document), right_lot(document)
+    costs = [f"USD for {LOTS[rows]} rows", f"for {LOTS[rows]} right", "gain", f"for {LOTS[right]} more right"]
+    table = _table(["", "right", "like full", *costs], caption)
     for arm in document["arms"]:
         mine = worth.get(arm["policy"])
         table.add_row(
             arm["policy"],
             interval(arm["accuracy"], percent),
             interval(arm["agreement_with_full"], percent),
-            *(_usd(arm[name]) for name in ("cost_usd_per_1000", "cost_usd_per_1000_right")),
+            *(_usd(times(arm[name], rows / 1000)) for name in ("cost_usd_per_1000", "cost_usd_per_1000_right")),
             interval(mine["gain"] if mine else None, lambda value: signed(100 * value, 1)),
-            _usd(thousand(mine["cost_usd_of_one_more_right"] if mine else None), with_interval=True),
+            _usd(times(mine["cost_usd_of_one_more_right"] if mine else None, right), with_interval=True),
         )
     return table
 
 
 def _usd(of: Json | None, *, with_interval: bool = False) -> str:
-    def bare(value: float) -> str:
-        return usd(value).removesuffix(" USD")
-
     if of is None or of["value"] is None:
         return "–"
-    return interval(of, bare) if with_interval else bare(of["value"])
+    return interval(of, dollars) if with_interval else dollars(of["value"])
 
 
 def interval(of: Json | None, show: Callable[[float], str]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ensembles.estimates import Estimate
 from loadtest.records import FULL, MEMBER, Json, RunRecord
 from loadtest.standing import Standing
-from loadtest.wording import count, interval, points, span, usd
+from loadtest.wording import LOTS, by, count, interval, lot, points, span, usd
 from loadtest.worth import Worth, worths
 
 
@@ -54,9 +54,9 @@ def sentence(of: Worth) -> str:
 
 
 def _better(of: Worth) -> str:
-    mine = f"{known(of.policy)} is right more often than {known(of.against)}, the best member, by {points(of.gain)[1:]}"
+    mine = f"{known(of.policy)} is right more often than {known(of.against)}, the best member, by {by(of.gain)}"
     if of.break_even:
-        return f"{mine} and costs {_more(of)}: worth it where 1,000 more right answers are worth more than {_thousand(of.break_even)}."
+        return f"{mine} and costs {_more(of)}: worth it where {_worth(of.break_even, 'more right')} more than {_price(of.break_even)}."
     if of.extra_cost is None:
         return f"{mine}; what it costs is unknown, as the target tells no costs."
     return f"{mine} and costs {_more(of)}: worth it whatever a right answer is worth."
@@ -64,9 +64,9 @@ def _better(of: Worth) -> str:
 
 def _worse(of: Worth) -> str:
     lost = Estimate(-of.gain.value, -of.gain.high, -of.gain.low, of.gain.n)
-    mine = f"{known(of.policy)} is right less often than {known(of.against)}, the best member, by {points(lost)[1:]}"
+    mine = f"{known(of.policy)} is right less often than {known(of.against)}, the best member, by {by(lost)}"
     if of.break_even:
-        return f"{mine} and costs {_more(of)}: worth it only where 1,000 right answers are worth less than {_thousand(of.break_even)}."
+        return f"{mine} and costs {_more(of)}: worth it only where {_worth(of.break_even, 'right')} less than {_price(of.break_even)}."
     cost = f" and costs {_more(of)}" if of.extra_cost else ""
     return f"{mine}{cost}: not worth it, whatever a right answer is worth."
 
@@ -83,8 +83,14 @@ def _at_least(of: Worth) -> str:
     """Even the most that the gain may be sets a bound to what it takes."""
     if not of.dearer or of.extra_cost is None or of.gain.high <= 0:
         return f", and costs {_more(of)}" if of.extra_cost else ""
-    least = of.extra_cost.low / of.gain.high
-    return f", and costs {_more(of)}, so that 1,000 right answers would have to be worth at least {usd(least)}"
+    least = of.extra_cost.low / 1000 / of.gain.high
+    price = usd(lot(least) * least)
+    worth = (
+        _worth(Estimate(least, least, least, 0), "right")
+        .replace(" is ", " would have to be ")
+        .replace(" are ", " would have to be ")
+    )
+    return f", and costs {_more(of)}, so that {worth} at least {price}"
 
 
 def _needed(of: Worth) -> str:
@@ -93,19 +99,32 @@ def _needed(of: Worth) -> str:
     return f"so many rows can show a gain of {100 * of.detectable:.2g} points or more"
 
 
-def _thousand(of: Estimate) -> str:
-    """What 1,000 answers are worth, where one is worth so much."""
-    return interval(Estimate(1000 * of.value, 1000 * of.low, 1000 * of.high, of.n), usd)
+def _worth(each: Estimate, which: str) -> str:
+    """`a million more right answers are worth`, of so many that their price can be read."""
+    n = lot(each.value)
+    return f"one {which} answer is worth" if n == 1 else f"{LOTS[n]} {which} answers are worth"
+
+
+def _price(each: Estimate) -> str:
+    return interval(_times(each, lot(each.value)), usd)
+
+
+def _times(of: Estimate, n: float) -> Estimate:
+    return Estimate(n * of.value, n * of.low, n * of.high, of.n)
 
 
 def _more(of: Worth) -> str:
     """What it costs against the member."""
     assert of.extra_cost is not None  # noqa: S101
+    widest = (
+        max(abs(of.extra_cost.low), abs(of.extra_cost.high)) if not (of.dearer or of.cheaper) else of.extra_cost.value
+    )
+    n = lot(widest / 1000, 1000)
+    extra = _times(of.extra_cost, n / 1000)
     if not (of.dearer or of.cheaper):
-        return f"about as much ({usd(of.extra_cost.value)} more for 1,000 rows, 95% interval {span(of.extra_cost.low, of.extra_cost.high, usd)})"
+        return f"about as much (for {LOTS[n]} rows {span(extra.low, extra.high, usd)} more, 95% interval)"
     times = f"{of.cost_ratio:.2f} times as much, " if of.cost_ratio else ""
-    word = "more" if of.dearer else "less"
-    return f"{times}{usd(abs(of.extra_cost.value))} {word} for 1,000 rows"
+    return f"{times}{usd(abs(extra.value))} {'more' if of.dearer else 'less'} for {LOTS[n]} rows"
 
 
 def _without(run: RunRecord, standings: Sequence[Standing]) -> str:

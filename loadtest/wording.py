@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ensembles.estimates import Estimate
 from ensembles.verdict import count, dollars, percent, seconds
 
-__all__ = ["amount", "change", "count", "interval", "percent", "points", "rate", "seconds", "span", "usd"]
+__all__ = ["LOTS", "amount", "change", "count", "interval", "percent", "points", "rate", "seconds", "span", "usd"]
 
 Show = Callable[[float], str]
 
@@ -20,7 +20,17 @@ def usd(value: float) -> str:
 
 def points(gain: Estimate) -> str:
     """A difference of shares, in percentage points: `+1.9 points (95% interval +0.6 to +3.2)`."""
-    value, low, high = (signed(100 * each, 2 if gain.n >= 5000 else 1) for each in (gain.value, gain.low, gain.high))
+    return _points(gain, signed)
+
+
+def by(gain: Estimate) -> str:
+    """The same of one that is above 0 for sure: `1.9 points (95% interval 0.6 to 3.2)`."""
+    return _points(gain, lambda value, digits: f"{value:.{digits}f}")
+
+
+def _points(gain: Estimate, shown: Callable[[float, int], str]) -> str:
+    """With more digits where more rows bear them out."""
+    value, low, high = (shown(100 * each, 2 if gain.n >= 5000 else 1) for each in (gain.value, gain.low, gain.high))
     return f"{value} points (95% interval {low} to {high})"
 
 
@@ -67,3 +77,15 @@ def _unit(text: str) -> str:
 def amount(value: float | None) -> str:
     """A duration, in the unit that suits; a dash for none."""
     return "–" if value is None or not math.isfinite(value) else seconds(value)
+
+
+LOTS = {1: "one", 1_000: "1,000", 1_000_000: "a million", 1_000_000_000: "a billion"}
+"""How many rows or answers a price is said for."""
+
+LEAST_PRICE = 5e-4
+"""USD; what is less is said for a larger lot, as nobody reads powers of ten."""
+
+
+def lot(each: float, least: int = 1) -> int:
+    """For how many the price is said, of something that costs `each` USD."""
+    return next((n for n in LOTS if n >= least and n * abs(each) >= LEAST_PRICE), max(LOTS) if each else 1_000)

@@ -15,7 +15,7 @@ LEAST_RETRY_SECONDS, UNKNOWN_RETRY_SECONDS = 0.01, 1.0
 
 
 def admit(spec: EnsembleSpec, queue: BatchQueue[Any], rows: Rows, remaining: float, wait: float) -> None:
-    """Raises InvalidRequest, DeadlinePassed or QueueFull.
+    """Raises InvalidRequest, DeadlinePassed, QueueFull or TooLate.
 
     `remaining`: seconds until the deadline; `wait`: so many seconds it is expected to wait in the queue.
     """

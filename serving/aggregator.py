@@ -14,7 +14,7 @@ from ensembles.members import Rows
 from serving.admission import admit, check_policy
 from serving.batch import Entry
 from serving.catalog import Live, Model
-from serving.errors import InvalidRequest, QueueFull, TooLate
+from serving.errors import InvalidRequest, Overloaded, TooLate
 from serving.records import Counted, MemberRun, Outcome
 from serving.telemetry import Telemetry
 
@@ -138,13 +138,13 @@ class Aggregator:
         batcher = live.serving()
         check_policy(live.spec, asked)
         now, wait = time.perf_counter(), batcher.wait
-        policy, level = batcher.ladder.step(asked, wait, now)
+        policy, level = batcher.ladder.step(asked, wait, now) if batcher.ladder else (asked, 0)
         try:
             admit(live.spec, batcher.queue, request.rows, deadline - now, wait)
-        except QueueFull as full:
+        except Overloaded as full:
             self._telemetry.shed(live.name, "too_late" if isinstance(full, TooLate) else "queue_full")
             raise
-        entry = Entry(request.rows, policy, request.arrived, deadline, level)
+        entry = Entry(request.rows, policy, request.arrived, deadline, asked, level)
         batcher.submit(entry)
         return entry
 
@@ -153,4 +153,4 @@ class Aggregator:
         counted, start = entry.future.result()
         queued, total = entry.started - request.arrived, time.perf_counter() - request.arrived
         stop = start + len(request.rows)
-        return Answer(request.model.live, counted, start, stop, queued, total, self.policy(request), entry.level)
+        return Answer(request.model.live, counted, start, stop, queued, total, entry.asked, entry.level)

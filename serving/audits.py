@@ -82,7 +82,7 @@ class Audits:
         Left aside, though, it would leave more weight to the rows that left early and needed no such vote; having come to the
         last stage, it did not leave early.
         """
-        outcome = counted.spent.outcome[row]
+        outcome = np.array(counted.spent.outcomes(row))
         claim = self._claims.get(counted.policy)
         if not (outcome >= FAILED).any():
             if not self._quota.keep(_Answered(rows[row].copy(), counted.policy, int(counted.result.label_index[row]))):

@@ -23,14 +23,17 @@ class Entry:
     """One request that waits, and the promise of its place among rows that are counted.
 
     `cutoff`: from then on, the votes that are there will do, if they are a quorum; `deadline`: from then on, nothing will.
-    `level`: by how many steps `policy` stands below the one that was asked for.
+    `level`: by how many steps `policy` stands below `asked`, the one that was asked for.
     """
 
-    __slots__ = ("arrived", "cutoff", "deadline", "future", "level", "policy", "rows", "started")
+    __slots__ = ("arrived", "asked", "cutoff", "deadline", "future", "level", "policy", "rows", "started")
 
-    def __init__(self, rows: NDArray[Any], policy: str, arrived: float, deadline: float, level: int = 0) -> None:
+    def __init__(
+        self, rows: NDArray[Any], policy: str, arrived: float, deadline: float, asked: str = "", level: int = 0
+    ) -> None:
         self.rows = rows
         self.policy = policy
+        self.asked = asked or policy
         self.level = level
         self.arrived = arrived
         self.deadline = deadline
@@ -53,6 +56,7 @@ class Entry:
 
 class Batch:
     """Rows that run a policy's stages together. `stage`: the one that is on, or the next; `begun`: so many have been begun.
+    `whole`: no member that should have voted has failed or is late.
 
     A request's rows stay together until it is answered, also those that need no more votes. Each row has an identity by which
     votes that come in find it, whoever has left meanwhile.
@@ -66,6 +70,7 @@ class Batch:
         self.spent = spent
         self.stage = 0
         self.begun = 0
+        self.whole = True
         self.faults: dict[int, str] = {}
         self._ids = np.arange(len(rows))
         self._waited: set[int] = set()
@@ -84,6 +89,7 @@ class Batch:
             Spent.join([batch.spent for batch in batches]),
         )
         joined.stage = first.stage
+        joined.whole = all(batch.whole for batch in batches)
         for batch in batches:
             joined.faults.update(batch.faults)
         return joined
@@ -133,8 +139,15 @@ class Batch:
 
     def enter_stage(self) -> dict[int, str]:
         """Enter what has come in of the stage that is on. Those that turn out to be no votes: why, by member."""
+        return self._enter(self.course.stages[self.stage])
+
+    def enter_rest(self) -> dict[int, str]:
+        """The same of all stages that were begun."""
+        return self._enter([member for stage in self.course.stages[self.stage : self.begun] for member in stage])
+
+    def _enter(self, members: Sequence[int]) -> dict[int, str]:
         columns: dict[int, Scores] = {}
-        for member in self.course.stages[self.stage]:
+        for member in members:
             if member in self._came:
                 ids, record, scores = self._came.pop(member)
                 self._end(member, CODES[record.outcome], record.fault)
@@ -147,9 +160,16 @@ class Batch:
             self._end(member, FAILED, fault)
         return faults
 
+    def pass_over(self) -> None:
+        """Wait no more for the members of stages that were begun: on the rows that are open, they are late."""
+        for member in self._waited:
+            self._end(member, LATE, None)
+        self._waited.clear()
+
     def _end(self, member: int, outcome: int, fault: str | None) -> None:
         rows = None if self.tally.open_rows == len(self._ids) else self.tally.open
         self.spent.end(rows, member, outcome)
+        self.whole &= outcome < FAILED
         if fault:
             self.faults[member] = fault
 
@@ -172,9 +192,11 @@ class Batch:
         """Members of the policy whose votes are not there yet, on rows that need them, are late."""
         open_rows = self.tally.open
         for member in (member for stage in self.course.stages for member in stage):
+            self.spent.spread()
             missing = open_rows[self.spent.outcome[open_rows, member] == SKIPPED]
             if len(missing):
                 self.spent.end(missing, member, LATE)
+                self.whole = False
 
     def quorate(self) -> Mask:
         """Which rows have a quorum, as far as members are missing that should have voted; [n], or [1] for all alike."""
@@ -209,6 +231,8 @@ class Batch:
             self.spent.take(rows),
         )
         taken.stage, taken.begun, taken.faults, taken._ids = self.stage, self.begun, self.faults, self._ids[rows]
+        taken.whole = self.whole
+        taken._came, taken._absent = dict(self._came), dict(self._absent)
         return taken
 
     def keep(self, numbers: Sequence[int]) -> None:

@@ -75,6 +75,11 @@ class Live:
             raise NotReady(f"{self.name} is not ready: {self.reason}")
         return self.batcher
 
+    def check_ready(self) -> None:
+        """Raises NotReady, or Unknown where it was unloaded. Requests are taken also while too few members are in rotation."""
+        if not self.serving().quorate:
+            raise NotReady(f"{self.name} is not ready: fewer members are in rotation than the quorum")
+
     def close(self, reason: str) -> None:
         """Take no more requests; what is in the queue is still answered."""
         self.reason, self.closed = reason, True

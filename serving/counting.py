@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ensembles.members import Rows
-from ensembles.votes import Mask
 from serving.batch import Batch
 from serving.books import Books
 from serving.course import Course
@@ -37,7 +36,7 @@ class Counting:
         """
         faults: dict[int, str] = {}
         while batch.stage < batch.begun:
-            faults.update(batch.enter_stage())
+            faults.update(batch.enter_rest() if batch.course.leaves_midway else batch.enter_stage())
             waits = batch.stage_waits()
             if batch.course.leaves_midway if waits else not batch.last:
                 self._leave(batch, whole=not waits)
@@ -71,12 +70,10 @@ class Counting:
     def _answer(self, batch: Batch) -> None:
         """Count the votes of all requests of a batch and tell their callers, or that there are too few."""
         self._books.telemetry.outcomes(self._ensemble, self._crew, batch.spent.counts())
-        holds = batch.quorate()
-        if not holds.all():
-            going = self._refuse_few(batch, np.broadcast_to(holds, len(batch.rows)))
-            if not going:
+        if not batch.whole:
+            batch = batch.take(self._with_quorum(batch))
+            if not batch.waits:
                 return
-            batch = batch.take(going)
         counted = self._counted(batch)
         start = 0
         for entry in batch.entries:
@@ -85,8 +82,9 @@ class Counting:
         for watcher in self._watchers:
             watcher(batch.rows, counted)
 
-    def _refuse_few(self, batch: Batch, holds: Mask) -> list[int]:
+    def _with_quorum(self, batch: Batch) -> list[int]:
         """Refuse requests of which a row has no quorum; the numbers of the others."""
+        holds = np.broadcast_to(batch.quorate(), len(batch.rows))
         starts, going = batch.starts, []
         for number, entry in enumerate(batch.entries):
             if holds[starts[number] : starts[number + 1]].all():
@@ -108,7 +106,6 @@ class Counting:
             spent=batch.spent,
             crew=self._crew,
             scores=batch.tally.scores,
-            present=batch.tally.present,
             compute_seconds=computed - started,
             vote_seconds=time.perf_counter() - computed,
             faults=batch.faults,
@@ -124,6 +121,7 @@ class Counting:
             if entry.gone or entry.cutoff > now:
                 continue
             part = batch.take([number])
+            part.enter_rest()
             part.late()
             if part.quorate().all():
                 self._answer(part)

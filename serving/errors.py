@@ -4,7 +4,8 @@ Fault
 ├── InvalidRequest     what came is not a request: the message says what was found and expected
 ├── Unknown            no such ensemble, member or version
 ├── TooLarge           more bytes than any request to it needs
-├── QueueFull          refused at once; `retry_after` says when to try again
+├── Overloaded         refused at once; `retry_after` says when to try again
+│   ├── QueueFull      as many rows wait as may
 │   └── TooLate        what waits already would keep it beyond its deadline
 ├── NotReady           still loading, draining, or not trusted with traffic
 ├── BelowQuorum        too few members voted; names them
@@ -30,7 +31,7 @@ class TooLarge(Fault):
     """More bytes than any request to it needs."""
 
 
-class QueueFull(Fault):
+class Overloaded(Fault):
     """Too much is waiting already. `retry_after`: seconds until a retry is worth it."""
 
     def __init__(self, message: str, retry_after: float) -> None:
@@ -38,7 +39,11 @@ class QueueFull(Fault):
         self.retry_after = retry_after
 
 
-class TooLate(QueueFull):
+class QueueFull(Overloaded):
+    """As many rows wait as may."""
+
+
+class TooLate(Overloaded):
     """What waits already would keep it beyond its deadline."""
 
 

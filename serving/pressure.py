@@ -91,6 +91,10 @@ class Ladder:
         self._policies = policies
         self._brownout = Brownout(len(policies), limit)
 
+    def __bool__(self) -> bool:
+        """Whether there are any steps."""
+        return bool(self._policies)
+
     @property
     def level(self) -> int:
         return self._brownout.level
@@ -100,8 +104,6 @@ class Ladder:
 
         One that is not on the ladder is run as it is, and so is one that stands below the level already.
         """
-        if not self._policies:
-            return asked, 0
         level = self._brownout.observe(wait, now)
         place = self._place.get(asked)
         if place is None or place >= level:

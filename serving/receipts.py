@@ -19,7 +19,6 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
@@ -29,6 +28,12 @@ from numpy.typing import NDArray
 from ensembles.votes import Result
 from serving.errors import InvalidRequest
 from serving.settings import SettingsError
+
+try:
+    # Python's own takes half as long as OpenSSL's on some hundred bytes.
+    from _sha256 import sha256  # type: ignore[import-not-found]
+except ImportError:
+    from hashlib import sha256
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +107,12 @@ class Subject:
 
 
 class Page:
-    """The part of a batch's receipts that is made once for all of them. `heads`: what receipts of answers that are alike begin with."""
+    """The part of a batch's receipts that is made once for all of them.
 
-    __slots__ = ("_expires", "_labels", "_policy", "_subject", "_votes", "heads")
+    `heads`: what receipts of answers that are alike begin with. `single`: those of all rows, where each is an answer of its own.
+    """
+
+    __slots__ = ("_expires", "_labels", "_policy", "_subject", "_votes", "heads", "number", "single")
 
     def __init__(self, subject: Subject, policy: str, result: Result, expires: float) -> None:
         self._subject = subject
@@ -113,6 +121,8 @@ class Page:
         self._labels = subject.packed(result.label_index)
         self._votes = subject.packed(result.votes)
         self.heads: dict[Hashable, bytes] = {}
+        self.number = len(result.label_index)
+        self.single: list[bytes] | None = None
 
     def head(self, rows: int, cost_usd: float) -> bytes:
         """What receipts of as many rows that cost the same begin with."""
@@ -152,11 +162,16 @@ class Receipts:
         content = head + self._process + NUMBER.pack(next(self._numbers)) + rows
         return b2a_base64(content + self._signature(content), newline=False)
 
+    def of_rows(self, head: bytes, page: Page) -> list[bytes]:
+        """A receipt for each row. In one go, since what runs once a batch and long after the last time is two or three times as slow."""
+        return [self.signed(head, page.rows(row, row + 1)) for row in range(page.number)]
+
     def _signature(self, content: bytes) -> bytes:
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(content)
         outer.update(inner.digest())
-        return outer.digest()[:MAC_BYTES]
+        digest: bytes = outer.digest()
+        return digest[:MAC_BYTES]
 
     def read(self, text: str, subject: Subject, most_rows: int) -> Receipt:
         """What a receipt of this ensemble says, if it is one, is ours and has not expired. Raises InvalidRequest."""

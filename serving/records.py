@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensembles.votes import Floats, Ints, Mask, Result
+from ensembles.votes import Ints, Mask, Result
 
 
 class Outcome(StrEnum):
@@ -60,13 +60,14 @@ class Crew:
 class Spent:
     """What every member did for each of n rows, and the time that took.
 
-    `outcome` [n, M]: places in OUTCOMES. `seconds` [n, M]: how long the run took that the row was part of; `device_seconds`
-    [n, M]: the row's share of the device's time. `alike`: all rows fared alike so far.
+    `outcome`: places in OUTCOMES. `seconds`: how long the run took that the row was part of; `device_seconds`: the row's share of
+    the device's time. Each [M] while all rows fare alike, as most batches do to the end; [n, M] from then on.
     """
 
-    __slots__ = ("alike", "device_seconds", "outcome", "seconds")
+    __slots__ = ("alike", "device_seconds", "outcome", "rows", "seconds")
 
-    def __init__(self, outcome: NDArray[np.uint8], seconds: Floats, device_seconds: Floats, alike: bool) -> None:
+    def __init__(self, rows: int, outcome: Any, seconds: Any, device_seconds: Any, alike: bool) -> None:
+        self.rows = rows
         self.outcome = outcome
         self.seconds = seconds
         self.device_seconds = device_seconds
@@ -75,14 +76,15 @@ class Spent:
     @classmethod
     def nothing(cls, rows: int, members: int) -> "Spent":
         """Before any member has run."""
-        return cls(
-            np.zeros((rows, members), np.uint8), np.zeros((rows, members)), np.zeros((rows, members)), alike=True
-        )
+        return cls(rows, [SKIPPED] * members, [0.0] * members, [0.0] * members, alike=True)
 
     @classmethod
     def join(cls, parts: "Sequence[Spent]") -> "Spent":
         """That of all their rows."""
+        for part in parts:
+            part.spread()
         return cls(
+            sum(part.rows for part in parts),
             np.concatenate([part.outcome for part in parts]),
             np.concatenate([part.seconds for part in parts]),
             np.concatenate([part.device_seconds for part in parts]),
@@ -91,40 +93,76 @@ class Spent:
 
     def take(self, rows: Ints) -> "Spent":
         """That of these rows alone."""
-        return Spent(self.outcome[rows], self.seconds[rows], self.device_seconds[rows], self.alike)
+        if self.alike:
+            return Spent(len(rows), self.outcome[:], self.seconds[:], self.device_seconds[:], alike=True)
+        return Spent(len(rows), self.outcome[rows], self.seconds[rows], self.device_seconds[rows], alike=False)
+
+    def spread(self) -> None:
+        """Keep it row by row from now on."""
+        if self.alike:
+            self.alike = False
+            self.outcome = np.tile(np.array(self.outcome, np.uint8), (self.rows, 1))
+            self.seconds = np.tile(np.array(self.seconds), (self.rows, 1))
+            self.device_seconds = np.tile(np.array(self.device_seconds), (self.rows, 1))
 
     def spend(self, rows: Ints | None, member: int, seconds: float, share: float) -> None:
         """A member ran these rows, None for all. `share`: device seconds of each."""
-        where: Any = slice(None) if rows is None else rows
-        self.alike &= rows is None
-        self.seconds[where, member] = seconds
-        self.device_seconds[where, member] = share
+        where = self._where(rows, member)
+        self.seconds[where] = seconds
+        self.device_seconds[where] = share
 
     def end(self, rows: Ints | None, member: int, outcome: int) -> None:
         """What became of its votes on these rows, None for all."""
-        self.alike &= rows is None
-        self.outcome[slice(None) if rows is None else rows, member] = outcome
+        self.outcome[self._where(rows, member)] = outcome
+
+    def _where(self, rows: Ints | None, member: int) -> Any:
+        if rows is None and self.alike:
+            return member
+        self.spread()
+        return (slice(None) if rows is None else rows), member
 
     def counts(self) -> list[list[int]]:
         """For each member, how many rows ended with each of OUTCOMES."""
         if self.alike:
-            rows = len(self.outcome)
-            return [[rows if code == found else 0 for code in range(4)] for found in self.outcome[0].tolist()]
+            return [[self.rows if code == found else 0 for code in range(4)] for found in self.outcome]
         counts: list[list[int]] = [np.count_nonzero(self.outcome == code, axis=0).tolist() for code in range(4)]
         return [list(member) for member in zip(*counts, strict=True)]
 
+    def outcomes(self, row: int) -> Sequence[int]:
+        """What became of each member's vote on a row, as places in OUTCOMES, [M]."""
+        found: Sequence[int] = self.outcome if self.alike else self.outcome[row].tolist()
+        return found
+
+    @property
+    def all_device_seconds(self) -> float:
+        """Of all members and rows."""
+        return self.rows * sum(self.device_seconds) if self.alike else float(self.device_seconds.sum())
+
     def missing(self) -> Ints:
         """How many members should have voted on each row and did not, [n]; [1] where all rows fared alike."""
-        outcome = self.outcome[:1] if self.alike else self.outcome
-        missing: Ints = np.count_nonzero(outcome >= FAILED, axis=1)
+        missing: Ints = np.count_nonzero(np.atleast_2d(self.outcome) >= FAILED, axis=1)
         return missing
+
+    def part(self, start: int, stop: int) -> "tuple[list[int], list[int], list[float], list[float]]":
+        """By member, for these rows together: what is told of its votes, the rows that it ran, its seconds, its device seconds."""
+        if self.alike:
+            rows = stop - start
+            ran = [rows if outcome else 0 for outcome in self.outcome]
+            return self.outcome, ran, self.seconds, [rows * share for share in self.device_seconds]
+        codes = self.outcome[start:stop]
+        return (
+            codes.max(axis=0).tolist(),
+            np.count_nonzero(codes, axis=0).tolist(),
+            self.seconds[start:stop].max(axis=0).tolist(),
+            self.device_seconds[start:stop].sum(axis=0).tolist(),
+        )
 
 
 @dataclass(eq=False, slots=True)
 class Counted:
     """Rows whose votes were counted together. Times in seconds, for all of them together.
 
-    `exact` [n]: the label is provably that of the full ensemble. `scores` [n, M, K] and `present` [n, M]: the votes themselves.
+    `exact` [n]: the label is provably that of the full ensemble. `scores` [n, M, K]: the votes themselves, where they are `present`.
     `faults`: why members gave no vote, by their index.
     """
 
@@ -136,10 +174,14 @@ class Counted:
     spent: Spent
     crew: Crew
     scores: NDArray[np.float32]
-    present: Mask
     compute_seconds: float
     vote_seconds: float
     faults: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def present(self) -> Mask:
+        """Whose votes are there, [n, M]."""
+        return self.result.votes >= 0
 
     @property
     def runs(self) -> list[MemberRun]:
@@ -148,29 +190,19 @@ class Counted:
 
     def part(self, start: int, stop: int) -> list[MemberRun]:
         """What the members did for these rows: time and money are the rows' share of those that each member ran."""
-        spent, crew = self.spent, self.crew
-        if spent.alike:
-            number = stop - start
-            outcomes = spent.outcome[0].tolist()
-            rows = [number if outcome else 0 for outcome in outcomes]
-            seconds = spent.seconds[0].tolist()
-            device_seconds = [number * share for share in spent.device_seconds[0].tolist()]
-        else:
-            codes = spent.outcome[start:stop]
-            outcomes = codes.max(axis=0).tolist()
-            rows = np.count_nonzero(codes, axis=0).tolist()
-            seconds = spent.seconds[start:stop].max(axis=0).tolist()
-            device_seconds = spent.device_seconds[start:stop].sum(axis=0).tolist()
+        crew, faults = self.crew, self.faults
         return [
             MemberRun(
                 crew.names[index],
-                OUTCOMES[outcomes[index]],
+                OUTCOMES[outcome],
                 crew.devices[index],
-                rows[index],
-                seconds[index],
-                device_seconds[index],
-                device_seconds[index] * crew.usd_per_second[index],
-                fault=self.faults.get(index),
+                rows,
+                seconds,
+                device_seconds,
+                device_seconds * crew.usd_per_second[index],
+                fault=faults.get(index),
             )
-            for index in range(len(outcomes))
+            for index, (outcome, rows, seconds, device_seconds) in enumerate(
+                zip(*self.spent.part(start, stop), strict=True)
+            )
         ]

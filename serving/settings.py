@@ -9,6 +9,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
+from ensembles.price import PRICE_PER_HOUR
 from ensembles.spec import first_fault
 
 ENVIRONMENT = "SCRUTIN_SETTINGS"
@@ -64,7 +65,7 @@ class Settings(BaseModel):
     http_port: Port = 8000
     grpc_port: Port = 8001
     metrics_port: Port = 8002
-    price_per_hour: UsdPerHour = 0.10
+    price_per_hour: UsdPerHour = PRICE_PER_HOUR
     prices: Mapping[DeviceName, DevicePrice] = {}
     receipt_seconds: Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False)] = 86400.0
     receipt_key_file: Path | None = None

@@ -8,6 +8,7 @@ device time that they take has a budget.
 import asyncio
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from random import Random
@@ -27,6 +28,9 @@ KEPT_ROWS, KEPT_BYTES = 1024, 1 << 24
 
 PATIENCE_SECONDS = 10.0
 """A step that takes longer is given up."""
+
+LONGEST_WAIT_SECONDS = 1.0
+"""From one step to the next, where the ensemble is never idle."""
 
 PAUSE_SECONDS = 0.01
 """How often a busy ensemble is asked whether it is idle now."""
@@ -53,7 +57,8 @@ class Quota(Generic[T]):
         """How many rows are passed over until the next one that is drawn: geometric, as if a coin were thrown for each."""
         if self._share in (0.0, 1.0):
             return math.inf if self._share == 0.0 else 0
-        return math.floor(math.log(1.0 - self._random.random()) / math.log1p(-self._share))
+        gap = math.log(1.0 - self._random.random()) / math.log1p(-self._share)
+        return math.floor(gap) if math.isfinite(gap) else gap
 
     def draw(self, rows: int) -> list[int]:
         """Which of the next so many rows are looked at again."""
@@ -78,7 +83,7 @@ class Quota(Generic[T]):
     def earn(self, counted: Counted) -> None:
         """Answers were given, and took device time."""
         if self._share:
-            self._earned += float(counted.spent.device_seconds.sum())
+            self._earned += counted.spent.all_device_seconds
 
     def spend(self, device_seconds: float) -> None:
         """A step took that much."""
@@ -155,8 +160,9 @@ class SpareTime:
 
 
 async def until_idle(batcher: Batcher) -> None:
-    """Wait for the traffic to leave time."""
-    while not batcher.idle:  # noqa: ASYNC110  an event would cost every request something
+    """Wait for the traffic to leave time, or for long enough: under a load that never pauses, one looks at answers all the same."""
+    until = time.perf_counter() + LONGEST_WAIT_SECONDS
+    while not batcher.idle and time.perf_counter() < until:  # noqa: ASYNC110  an event would cost every request something
         await asyncio.sleep(PAUSE_SECONDS)
 
 

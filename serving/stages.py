@@ -124,9 +124,23 @@ class Stages:
             await asyncio.wait([turn.done], timeout=patience)
             if not turn.done.done():
                 free()
+                await self._as_long_as_later_stages_allow(turn, counting)
                 await turn.done
         finally:
             self._give_up(turn)
+
+    async def _as_long_as_later_stages_allow(self, turn: Turn, counting: Counting) -> None:
+        """Wait for members that seem stuck, but leave the stages behind them the time they need; then go on without them."""
+        batch, later = turn.batch, turn.batch.course.stages[turn.batch.begun :]
+        if not later:
+            return
+        needed = OVERDUE * sum(makespan(self._seconds(stage, len(batch.rows)), self._cores) for stage in later)
+        left = batch.cutoff - needed - LEAST_OVERDUE_SECONDS - time.perf_counter()
+        await asyncio.wait([turn.done], timeout=max(left, 0))
+        if not turn.done.done():
+            batch.pass_over()
+            self._settle(batch, counting)
+            self.wake(batch)
 
     def _came_in(self, turn: Turn, counting: Counting, member: int, ids: Ints, task: "asyncio.Task[None]") -> None:
         """A member's run has ended."""

@@ -180,8 +180,7 @@ class Telemetry:
         """Count rows that were answered, and who dissented."""
         _, vote_seconds, dissents = self._of_ensemble(counted.ensemble)
         vote_seconds.add(counted.vote_seconds)
-        result = counted.result
-        differs = np.count_nonzero(counted.present & ~result.agrees, axis=0).tolist()
+        differs = np.count_nonzero(counted.present & ~counted.result.agrees, axis=0).tolist()
         for name, number in zip(counted.crew.names, differs, strict=True):
             dissent = dissents.get(name)
             if dissent is None:

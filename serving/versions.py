@@ -142,6 +142,7 @@ class Versions:
         try:
             self._check_open()
         except NotReady:
+            live.rest()
             _close(live.members)
             raise
         await self._swap(live)

@@ -14,7 +14,7 @@ from ensembles.commands.progress import bar
 from ensembles.dataset import DatasetError
 from ensembles.document import DocumentError
 from ensembles.members import MemberError
-from ensembles.planning import PRICE_PER_HOUR
+from ensembles.price import PRICE_PER_HOUR
 from ensembles.recording import RecordingError, default_cache, record
 from ensembles.report import ReportError
 from ensembles.repository import RepositoryError

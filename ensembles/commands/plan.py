@@ -16,8 +16,9 @@ from ensembles.dataset import DatasetError
 from ensembles.document import DocumentError
 from ensembles.members import MemberError
 from ensembles.plan_document import Json
-from ensembles.planning import PRICE_PER_HOUR, Plan, PlanningError, Recorded, Wishes
+from ensembles.planning import Plan, PlanningError, Recorded, Wishes
 from ensembles.planning import plan as planned
+from ensembles.price import PRICE_PER_HOUR
 from ensembles.recording import RecordingError, default_cache, record
 from ensembles.repository import Repository, RepositoryError
 from ensembles.tables import console, share_right, time_and_cost

@@ -34,6 +34,7 @@ CALLERS, LOOK_SECONDS, PART = 4, 2.0, 4.0
 REST_SECONDS = 1.0
 """Between probes, for what the last one left behind."""
 PROBE_CONFIDENCE = 0.9
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +131,20 @@ def searched(target: Target, load: Load, slos: tuple[Slo, ...], start: float | N
     while (rate := search.next_probe()) is not None:
         number += 1
         time.sleep(REST_SECONDS)
-        run = probed(target, load, rate, number)
-        heard, sure, why = judged(run, slos)
+        heard, sure, why = heard_at(target, load, slos, rate, number)
         tell(number, rate, heard, why)
         search.observe(rate, heard, sure)
     return search.found()
+
+
+def heard_at(target: Target, load: Load, slos: tuple[Slo, ...], rate: float, number: int) -> tuple[Heard, bool, str]:
+    """What a probe says. One whose generator fell short is tried again, as that may have been the machine's own affair. Raises Fault."""
+    for attempt in range(ATTEMPTS):
+        found = judged(probed(target, load, rate, ATTEMPTS * number + attempt), slos)
+        if found[0] is not Heard.INVALID:
+            break
+        time.sleep(REST_SECONDS)
+    return found
 
 
 def looked(target: Target, load: Load) -> float:

@@ -95,6 +95,10 @@ def _traced(path: Path, seed: int) -> tuple[Course, float]:
     try:
         text = path.read_text()
         schedule = recorded(text, seed, 1, str(path))
+    except OSError as error:
+        raise Fault(
+            f"--trace: {path}: found {error.strerror}, expected an instant a line, in seconds", USAGE
+        ) from error
     except UnicodeDecodeError:
         raise Fault(f"{path}: found bytes that are no text, expected an instant a line, in seconds", USAGE) from None
     except ScheduleError as error:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from loadtest.targets.address import Address
 from loadtest.targets.answers import OK, UNAVAILABLE, Call, Done, Raw, TargetError, lost
 from loadtest.targets.frames import Http2Error, literal_block
-from loadtest.targets.http2 import Connection, RequestHeaders, Stream
+from loadtest.targets.http2 import Connection, Request, RequestHeaders, Stream
 
 CODES = [
     "OK",
@@ -158,10 +158,11 @@ class Channel:
 class UnaryStream:
     """One call: collects the message and the status."""
 
-    __slots__ = ("_body", "_fields", "_finish", "id", "window")
+    __slots__ = ("_body", "_fields", "_finish", "id", "request", "window")
 
     def __init__(self, finish: Callable[[Raw, float], None]) -> None:
         self.id = self.window = 0
+        self.request: Request | None = None
         self._body = b""
         self._fields: dict[bytes, bytes] = {}
         self._finish = finish
@@ -248,6 +249,7 @@ class SharedStream:
 
     def __init__(self, done: Done, identify: Identify) -> None:
         self.id = self.window = 0
+        self.request: Request | None = None
         self.over = False
         self.connection: Connection | None = None
         self.pending: dict[str, Call] = {}

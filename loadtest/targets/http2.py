@@ -18,10 +18,11 @@ RESET_CODES = {0x1: "INTERNAL", 0x7: UNAVAILABLE, 0x8: "CANCELLED", 0xB: "RESOUR
 
 
 class Stream(Protocol):
-    """One side of an exchange. The connection sets `id` and keeps `window`, the bytes that may yet be sent on it."""
+    """One side of an exchange. The connection sets `id` and `request`, and keeps `window`, the bytes that may yet be sent on it."""
 
     id: int
     window: int
+    request: "Request | None"
 
     def headers(self, fields: dict[bytes, bytes], now: float) -> None: ...
     def data(self, payload: bytes, now: float) -> None: ...
@@ -42,6 +43,10 @@ class RequestHeaders:
     def of(cls, headers: list[Header]) -> "RequestHeaders":
         first, later = frames.remembered_block(headers)
         return cls(frames.literal_block(headers), first, later, frames.table_bytes(headers))
+
+
+Request = tuple[bytes, bool, bytes | None]
+"""What a stream began with: data, whether that was all, and headers other than the connection's."""
 
 
 class _Unsent:
@@ -84,6 +89,7 @@ class Connection(asyncio.Protocol):
             return
         stream.id, self._next_id = self._next_id, self._next_id + 2
         self._streams[stream.id] = stream
+        stream.request = data, end, block
         if block is None:
             block, self._block = self._block, self._headers.later if self._remembers else self._headers.literal
         size, window = len(data), self._initial_window
@@ -179,13 +185,7 @@ class Connection(asyncio.Protocol):
             if not flags & frames.ACK:
                 self._transport.write(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif kind == frames.RST_STREAM:
-            stream = self._streams.pop(number, None)
-            if stream is not None:
-                error = frames.number(payload)
-                self._drop_unsent(stream)
-                code = RESET_CODES.get(error, "INTERNAL")
-                stream.broken(Raw(code, f"the stream was reset with HTTP/2 error {error}", b"", b""), now)
-                self._start_waiting()
+            self._reset(number, frames.number(payload), now)
         elif kind == frames.GOAWAY:
             self._go(frames.number(payload), now)
 
@@ -214,6 +214,21 @@ class Connection(asyncio.Protocol):
         stream.ended(now)
         if self._waiting:
             self._start_waiting()
+
+    def _reset(self, number: int, error: int, now: float) -> None:
+        stream = self._streams.pop(number, None)
+        if stream is None:
+            return
+        self._drop_unsent(stream)
+        if error == frames.REFUSED_STREAM and stream.request is not None:
+            # not a word of it was read (RFC 9113, 8.7): it was begun before the server had counted the last one as ended
+            self._waiting.appendleft((stream, *stream.request))
+            if self._streams:
+                return
+        else:
+            code = RESET_CODES.get(error, "INTERNAL")
+            stream.broken(Raw(code, f"the stream was reset with HTTP/2 error {error}", b"", b""), now)
+        self._start_waiting()
 
     def _drop_unsent(self, stream: Stream) -> None:
         self._unsent = deque(entry for entry in self._unsent if entry.stream is not stream)

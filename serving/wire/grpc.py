@@ -15,7 +15,7 @@ from urllib.parse import quote
 from google.protobuf.message import DecodeError, Message
 from grpc import RpcMethodHandler, StatusCode
 
-from serving.errors import DeadlinePassed, Fault, InvalidRequest, QueueFull, TooLarge, Unsupported
+from serving.errors import DeadlinePassed, Fault, InvalidRequest, Overloaded, TooLarge, Unsupported
 from serving.wire.codec import decompressed
 from serving.wire.status import status
 
@@ -169,7 +169,9 @@ class GrpcCall:
             await self._send(FINISHED)
         except Fault as fault:
             more = (
-                [(b"grpc-retry-pushback-ms", b"%d" % (fault.retry_after * 1e3))] if isinstance(fault, QueueFull) else []
+                [(b"grpc-retry-pushback-ms", b"%d" % (fault.retry_after * 1e3))]
+                if isinstance(fault, Overloaded)
+                else []
             )
             await self._finish(status(fault).grpc, str(fault), more)
         except Aborted as aborted:

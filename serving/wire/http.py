@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import orjson
 
 from serving.catalog import Model
-from serving.errors import Fault, Internal, QueueFull, TooLarge, Unknown
+from serving.errors import Fault, Internal, Overloaded, TooLarge, Unknown
 from serving.wire import feedback_http, management, oip, openapi, predict_http
 from serving.wire.codec import WINDOW_BITS, compressed, decompressed
 from serving.wire.exchange import Serving
@@ -119,7 +119,7 @@ async def _model_metadata(call: HttpCall) -> Reply:
 
 async def _model_ready(call: HttpCall) -> Reply:
     model = _model(call)
-    model.live.serving()
+    model.live.check_ready()
     return _json({"name": model.name, "ready": True})
 
 
@@ -256,7 +256,7 @@ async def serve(scope: Mapping[str, Any], call: HttpCall, send: Send) -> None:
 
 
 def _refusal(fault: Fault) -> Reply:
-    retry = [(b"retry-after", b"%d" % max(1, round(fault.retry_after)))] if isinstance(fault, QueueFull) else []
+    retry = [(b"retry-after", b"%d" % max(1, round(fault.retry_after)))] if isinstance(fault, Overloaded) else []
     return Reply(orjson.dumps({"error": str(fault)}), status=status(fault).http, headers=retry)
 
 

@@ -25,6 +25,10 @@ class Stamp:
                 self._subject = subject(answer.live)
             self._counted = counted = answer.counted
             self._page = page = receipts.page(self._subject, counted.policy, counted.result)
+        if answer.rows == 1 and answer.counted.spent.alike:
+            if page.single is None:
+                page.single = receipts.of_rows(page.head(1, answer.cost_usd), page)
+            return page.single[answer.start]
         alike = answer.alike
         head = page.heads.get(alike)
         if head is None:

@@ -104,6 +104,47 @@ def test_onnx_files_become_an_ensemble(models, data: Path, tmp_path: Path) -> No
     assert "worst difference" in printed and "200 rows" in printed
 
 
+@pytest.fixture
+def pool(experiment) -> Callable[..., Path]:
+    """The folder of a search that gave members these weights."""
+
+    def folder(**weights: float) -> Path:
+        place = [experiment(name) for name in weights][0].parent
+        members = [{"name": name, "weight": weight, "accuracy": {}} for name, weight in weights.items()]
+        (place / "selection.json").write_text(json.dumps({"members": members, "vote": {}}))
+        return place
+
+    return folder
+
+
+def test_what_a_search_selected_comes_with_its_weights(pool, data: Path, tmp_path: Path) -> None:
+    run(pool(mlp=2, forest=0, cnn=1), "--to", tmp_path / "new", "--data", data)
+
+    members = repository.read(tmp_path / "new").spec.members
+    assert [(member.name, member.weight) for member in members] == [("mlp", 2), ("cnn", 1)]
+
+
+def test_a_member_of_a_search_can_be_taken_alone(pool, data: Path, tmp_path: Path) -> None:
+    run(pool(mlp=2, cnn=1) / "mlp", "--to", tmp_path / "new", "--data", data)
+
+    assert [member.weight for member in repository.read(tmp_path / "new").spec.members] == [1]
+
+
+def test_a_search_that_chose_nobody_or_wrote_something_else_is_refused(pool, data: Path, tmp_path: Path) -> None:
+    folder = pool(mlp=0)
+    file, to = folder / "selection.json", ("--to", tmp_path / "new", "--data", data)
+
+    assert refusal(folder, *to) == f"{file}: found no member with a weight above 0, expected at least 1"
+    assert (
+        refusal(f"all={folder}", *to) == f"{folder}: found the pool of a search, expected no name before it: found all="
+    )
+    file.write_text('{"members": [{"name": "../mlp", "weight": 1}]}')
+    assert refusal(folder, *to).startswith(f"{file}: members[0].name: found '../mlp', expected ")
+    file.write_text('{"members": [{"name": "mlp", "weight": "NaN"}]}')
+    assert refusal(folder, *to).startswith(f"{file}: members[0].weight: found ")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_samples_are_no_rows_that_judge(models, data: Path, tmp_path: Path) -> None:
     run(models("mlp"), "--to", tmp_path / "new", "--data", data, "--labels", LABELS)
     written = repository.read(tmp_path / "new")
@@ -281,7 +322,10 @@ def test_what_has_to_be_unpickled_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["nothing.onnx"], "nothing.onnx: found nothing, expected an experiment folder, an .onnx file, timm:NAME or"),
+        (
+            ["nothing.onnx"],
+            "nothing.onnx: found nothing, expected an experiment folder, a search's pool, an .onnx file, ",
+        ),
         (["timm:a?b=1"], "timm:a?b=1: found option 'b', expected pretrained, weights or classes"),
     ],
 )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ensembles import majorities, shortlist
 from ensembles.candidates import Rows
-from ensembles.front import DECIDED, Candidate
+from ensembles.front import DECIDED, Candidate, bigger_model
 from ensembles.judging import Policy, Threshold, certified, replay
 from ensembles.plan_document import document, manifest_changes
 from ensembles.planning import Plan, PlanningError, Recorded, Wishes, parts, plan
@@ -256,6 +256,14 @@ def test_an_exact_exit_has_the_labels_of_the_full_vote(rule: Rule) -> None:
     assert early is not None
     assert early.runs.value < 5
     assert disagreement(early.policy, scores, counted) == 0
+
+
+@pytest.mark.parametrize(
+    ("costs", "bigger"),
+    [([1, 5, 2, 2], 1), ([3, 1, 2], 0), ([2.9, 1, 2], None), ([1, 1, 1], None), ([1, 9], None), ([4], None)],
+)
+def test_one_bigger_model_costs_what_two_small_ones_would(costs: list[float], bigger: int | None) -> None:
+    assert bigger_model(costs) == bigger
 
 
 def test_what_is_always_shown() -> None:

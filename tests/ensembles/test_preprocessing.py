@@ -12,10 +12,11 @@ from onnx import helper
 from PIL import Image
 
 from ensembles import measuring, preprocessing
-from ensembles.preprocessing import PREPARED, ExportError, Input
+from ensembles.preprocessing import PREPARED, ExportError, Input, Interpolation
 
 RNG = np.random.default_rng(7)
 COLOUR = RNG.integers(0, 256, (5, 12, 10, 3), dtype=np.uint8)
+sides = st.integers(1, 20)
 GREY = RNG.integers(0, 256, (5, 12, 10), dtype=np.uint8)
 EVERYTHING = Input("image", "UINT8", (8, 8, 3), ((0, 5),), layout="NHWC", resize=(4, 4), mean=(0.5,), std=(0.2,))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -49,6 +50,7 @@ def operators(given: Input) -> list[str]:
         (Input("image", "UINT8", (12, 10, 3), layout="NHWC", resize=(5, 7), mean=(0.5,)), COLOUR),
         (Input("image", "UINT8", (12, 10, 3), layout="NHWC", resize=(6, 20), std=(2.0,)), COLOUR),
         (Input("image", "UINT8", (12, 10), layout="NHW", resize=(8, 8), mean=MEAN, std=STD), GREY),
+        (Input("image", "UINT8", (12, 10), scale=1 / 255, layout="NHW", resize=(6, 20), interpolation="bicubic"), GREY),
         (Input("image", "UINT8", (12, 10, 3), crop=((1, 11), (0, 10)), layout="NHWC", resize=(4, 4)), COLOUR),
         (Input("image", "UINT8", (12, 10, 3), layout="NHWC", seen_as=(360,)), COLOUR),
         (
@@ -64,21 +66,36 @@ def test_the_graph_prepares_rows_as_numpy_does(given: Input, rows: np.ndarray[An
     assert in_graph(given, rows) == pytest.approx(prepared, abs=2e-4)
 
 
-@drawn(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20), st.integers(1, 20))
-@settings(max_examples=60, deadline=None)
-def test_any_size_is_resized_alike(height: int, width: int, to_height: int, to_width: int) -> None:
+@drawn(sides, sides, sides, sides, st.sampled_from(["bilinear", "bicubic"]))
+@settings(max_examples=120, deadline=None)
+def test_any_size_is_resized_alike(
+    height: int, width: int, to_height: int, to_width: int, interpolation: Interpolation
+) -> None:
     rows = np.random.default_rng(0).integers(0, 256, (2, height, width), dtype=np.uint8)
-    given = Input("image", "UINT8", (height, width), layout="NHW", resize=(to_height, to_width))
+    size = (to_height, to_width)
+    given = Input("image", "UINT8", (height, width), layout="NHW", resize=size, interpolation=interpolation)
 
     assert in_graph(given, rows) == pytest.approx(given.prepare(rows), abs=1e-3)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(6, 5), (24, 20), (7, 33)])
-def test_resizing_is_pillows(size: tuple[int, int]) -> None:
-    given = Input("image", "UINT8", (12, 10), layout="NHW", resize=size)
-    theirs = [Image.fromarray(row.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR) for row in GREY]
+def test_resizing_is_pillows(size: tuple[int, int], interpolation: Interpolation) -> None:
+    rows, how = GREY.astype(np.float32), Image.Resampling[interpolation.upper()]
+    given = Input("image", "FP32", (12, 10), layout="NHW", resize=size, interpolation=interpolation)
+    theirs = [np.asarray(Image.fromarray(row).resize(size[::-1], how)) for row in rows]
 
-    assert given.prepare(GREY)[:, 0] == pytest.approx(np.stack([np.asarray(each) for each in theirs]), abs=1e-3)
+    assert given.prepare(rows)[:, 0] == pytest.approx(np.stack(theirs), abs=1e-3)
+
+
+def test_bytes_stay_bytes_where_bicubic_resizing_overshoots() -> None:
+    edge = np.zeros((1, 8, 8), np.uint8)
+    edge[:, :, 4:] = 255
+    given = Input("image", "UINT8", (8, 8), scale=1 / 255, layout="NHW", resize=(8, 16), interpolation="bicubic")
+    theirs = np.asarray(Image.fromarray(edge[0]).resize((16, 8), Image.Resampling.BICUBIC)) / 255
+
+    assert given.prepare(edge)[0, 0] == pytest.approx(theirs, abs=0.5 / 255 + 1e-5)
+    assert in_graph(given, edge) == pytest.approx(given.prepare(edge), abs=1e-6)
 
 
 def test_mean_and_std_are_a_channels_own() -> None:

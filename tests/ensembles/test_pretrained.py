@@ -146,6 +146,7 @@ class TestInstalled:
         model, worst = found.export(given, rows)
 
         assert found.mean == pytest.approx((0.5, 0.5, 0.5) if library == "timm" else MEAN)
+        assert found.seeing(given).interpolation == "bilinear"
         assert measuring.scores(model, rows).shape == (4, 7)
         assert worst < 1e-4
 
@@ -169,3 +170,8 @@ class TestInstalled:
     def test_a_name_that_there_is_not_is_refused(self, library: str, name: str) -> None:
         with pytest.raises(ExportError, match=f"^{library}: found no .*'nonet', expected a name from"):
             pretrained.load(Wanted(library, "nonet"))
+
+    def test_a_net_that_was_trained_on_bicubic_pictures_gets_them(self, library: str, name: str) -> None:
+        trained = {"timm": "resnet18", "torchvision": "swin_t"}[library]
+
+        assert pretrained.load(Wanted(library, trained, pretrained=False)).interpolation == "bicubic"

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import linprog
 
+from ensembles.bracket import bracket, double_fault_range
 from ensembles.promise import (
     beta_binomial_error,
     beta_binomial_limit,
-    bracket,
     break_even_error,
     break_even_third_error,
-    double_fault_range,
     efficiency,
     independent_majority_error,
     promise,

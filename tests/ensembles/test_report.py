@@ -201,6 +201,30 @@ def test_twins_are_framed(evaluation: Any) -> None:
     assert "Twins, that err in step: mlp and cnn." in verdict.diversity(framed)
 
 
+def test_one_pair_alone_is_compared_with_no_other(evaluation: Any) -> None:
+    pair = copy.deepcopy(evaluation)
+    pair["diversity"] |= {"pairs": pair["diversity"]["pairs"][:1], "twins": []}
+    (found,) = pair["diversity"]["pairs"]
+
+    said = verdict.diversity(pair)
+    assert said.startswith(
+        f"The errors of {found['a']} and {found['b']} correlate {found['correlation']['value']:.2f}. The"
+    )
+    pair["diversity"]["twins"] = [[found["a"], found["b"]]]
+    assert "They are twins: they err in step." in verdict.diversity(pair)
+
+
+@pytest.mark.parametrize(
+    ("needed", "said"), [("a", "Without a the"), ("ab", "Without a or b the"), ("abc", "Without a, b or c the")]
+)
+def test_members_that_are_missed_are_named(evaluation: Any, needed: str, said: str) -> None:
+    content = copy.deepcopy(evaluation)
+    lost = {"value": 0.02, "low": 0.01, "high": 0.03, "n": 600}
+    content["marginal"] = [{**content["marginal"][0], "member": name, "accuracy_lost": lost} for name in needed]
+
+    assert verdict.marginal(content).startswith(said)
+
+
 def test_one_member_and_twenty_are_drawn_too(evaluation: Any) -> None:
     single = copy.deepcopy(evaluation)
     single["members"] = [each for each in single["members"] if each["name"] == "cnn"]

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from ensembles import repository
+from ensembles import samples as labelled
+from ensembles.cli import app
 from ensembles.repository import Repository, RepositoryError
 
 MODEL = "newcomer/1/model.onnx"
@@ -85,6 +88,22 @@ def test_what_is_written_with_a_shadow_is_sealed_and_read_again(
     (found,) = written.spec.shadows
     assert (found.sha256, found.share, found.model) == (digits.spec.members[0].sha256, 0.25, MODEL)
     assert (tmp_path / "new" / "newcomer" / "config.pbtxt").exists(), "Triton finds it too"
+
+
+def test_members_that_join_leave_the_shadows_where_they_are(
+    directory: Path, digits: Repository, tmp_path: Path
+) -> None:
+    before = repository.read(directory).spec
+    labelled.write_npz(tmp_path / "heldout.npz", *digits.samples())
+    shutil.copy(digits.path / "cnn" / "1" / "model.onnx", tmp_path / "twin.onnx")
+    words = [tmp_path / "twin.onnx", "--to", directory, "--data", tmp_path / "heldout.npz"]
+    done = CliRunner().invoke(app, ["export", *map(str, words)])
+    assert done.exit_code == 0, done.output
+    after = repository.read(directory)
+    repository.verify(after)
+
+    assert [member.name for member in after.spec.members] == [*(member.name for member in before.members), "twin"]
+    assert after.spec.shadows == before.shadows
 
 
 def test_a_change_of_the_manifest_keeps_its_shadows(directory: Path) -> None:

@@ -260,7 +260,8 @@ def graph(name: str, datatype: str, shape, classes: int) -> bytes:
 def write_tiny(tmp_path_factory):
     """`write_tiny("name", ["a", "b"], datatype="FP32", shape=[4], limits={…})` writes an ensemble of two classes, and gives its path.
 
-    Every member answers with the softmax of a row's first two numbers; the samples are all of class 0.
+    Every member answers with the softmax of a row's first numbers, one for each class; the samples are all of class 0. No answer is audited, so that
+    what runs is what was asked for.
     """
 
     def write(name: str, members, datatype: str = "FP32", shape=(4,), **manifest: object) -> Path:
@@ -273,9 +274,11 @@ def write_tiny(tmp_path_factory):
             "labels": ["no", "yes"],
             "input": {"name": "x", "datatype": datatype, "shape": list(shape)},
             "members": [{"name": member, "emits": "probabilities"} for member in members],
+            "audit": {"share": 0.0},
             **manifest,
         }
-        models = {member: graph(f"{name}.{member}", datatype, shape, 2) for member in members}
+        classes = len(content["labels"])
+        models = {member: graph(f"{name}.{member}", datatype, shape, classes) for member in members}
         repository.write(folder, content, models, (x, np.zeros(8, np.int64)))
         return folder
 

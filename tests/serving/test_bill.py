@@ -79,11 +79,11 @@ def test_between_any_two_readings_the_bill_grows_by_price_times_time(steps: list
 
 def counted(spent: Spent, crew: Crew) -> Counted:
     """A batch of which only the time that its members took is looked at."""
-    n, m = spent.outcome.shape
+    n, m = spent.rows, len(crew.names)
     votes, nothing = np.zeros((n, m), np.int64), np.zeros(n, np.float32)
     result = Result(votes[:, 0], np.zeros((n, 2), np.float32), votes, votes == 0, nothing, nothing)
-    scores, present = np.zeros((n, m, 2), np.float32), np.ones((n, m), np.bool_)
-    return Counted("e", "full", n, result, np.ones(n, np.bool_), spent, crew, scores, present, 0.0, 0.0)
+    scores = np.zeros((n, m, 2), np.float32)
+    return Counted("e", "full", n, result, np.ones(n, np.bool_), spent, crew, scores, 0.0, 0.0)
 
 
 @given(st.data())

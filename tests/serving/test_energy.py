@@ -160,3 +160,10 @@ def test_the_counters_of_this_machine_are_found_or_their_lack_is_explained() -> 
 
     assert bool(found.meters) is str(found).startswith("energy is counted for ")
     assert all(value >= 0 for _, value in found.samples())
+
+
+def test_a_server_shows_joules_or_says_once_why_not(server) -> None:
+    shown = "ensemble_energy_joules" in server.families()
+
+    assert server.log.count("energy is counted") == 1
+    assert shown is ("no energy is counted" not in server.log)

@@ -129,4 +129,5 @@ def test_what_is_not_on_the_ladder_stays_as_it_is() -> None:
 
 
 def test_without_a_ladder_nothing_steps_down() -> None:
-    assert [Ladder((), limit=0.25).step("full", 9.0, now) for now in (0.0, 1.0)] == [("full", 0)] * 2
+    assert not Ladder((), limit=0.25)
+    assert Ladder(("full", "member:a"), limit=0.25)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensembles.votes import Result
@@ -64,6 +64,7 @@ def refusal(signer: Receipts, text: str, subject: Subject = DIGITS) -> str:
 
 
 @given(st.data())
+@settings(deadline=None)
 @pytest.mark.parametrize("classes", [2, 10, 254, 255, 1000, 65534, 65535, 100_000])
 def test_a_receipt_says_what_was_put_into_it(classes: int, data: st.DataObject) -> None:
     members, rows = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 20))
@@ -85,6 +86,7 @@ def test_a_receipt_says_what_was_put_into_it(classes: int, data: st.DataObject) 
 
 
 @given(st.binary(max_size=200), st.binary(min_size=1, max_size=200))
+@settings(deadline=None)
 def test_the_signature_is_an_hmac_of_sha256(content: bytes, key: bytes) -> None:
     assert Receipts(key, DAY)._signature(content) == hmac.digest(key, content, "sha256")[:16]
 

@@ -32,7 +32,7 @@ def quota(share: float = 1.0, budget: float = 1.0, row_bytes: int = 8, seed: int
 
 def took(device_seconds: float) -> Any:
     """Answers that took so much."""
-    return SimpleNamespace(spent=SimpleNamespace(device_seconds=np.array([[device_seconds]])))
+    return SimpleNamespace(spent=SimpleNamespace(all_device_seconds=device_seconds))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
@@ -47,6 +47,7 @@ def test_the_share_of_rows_is_drawn(share: float) -> None:
 def test_all_rows_or_none() -> None:
     assert quota(1.0).draw(5) == [0, 1, 2, 3, 4]
     assert quota(0.0).draw(10_000) == []
+    assert quota(5e-324).draw(10_000) == []
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 1000))

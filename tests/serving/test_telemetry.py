@@ -112,7 +112,6 @@ def counted(votes: list[list[int]], answer: list[int]) -> Counted:
         spent=Spent.nothing(n, members),
         crew=crew(members),
         scores=np.zeros((n, members, 2), np.float32),
-        present=np.array(votes) >= 0,
         compute_seconds=0.002,
         vote_seconds=0.0003,
     )

@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from ensembles import exporting, repository
 from ensembles.commands.search import advice, table
 from ensembles.estimates import share
 from ensembles.training import chance, fleet, images, loop, recipes, search
@@ -181,12 +182,23 @@ def test_the_table_has_intervals_and_weights_and_says_what_the_rows_were_used_fo
     assert first == ["vgg-0001", "80.0%, 71.1% to 86.7%", "1,234", "5.0", "0.25", "2"]
     assert second == ["mlp-0002", "70.0%, 60.4% to 78.1%", "1,234", "5.0"]
     assert last == ["vote", "85.0%, 76.7% to 90.7%", "2,468", "10.0", "0.3"]
-    said = advice(found, "tiny").splitlines()
+    said = advice(found, tmp_path, "tiny").splitlines()
     assert said[0] == "1 of the trials came to nothing; the first: mlp-0003: found a loss of nan"
     assert said[1].startswith(
         "These 100 calibration rows have chosen the members and their weights, so the vote's figure is too high"
     )
-    assert said[-2] == "Weights for ensemble.yaml: vgg-0001 2, mlp-0000 1"
-    assert (
-        said[-1] == f"Next: ensembles export {tmp_path}/vgg-0001 {tmp_path}/mlp-0000 --to models/tiny --data HELD_OUT"
-    )
+    assert said[-2] == "Weights: vgg-0001 2, mlp-0000 1"
+    assert said[-1] == (f"Next, which takes them along: ensembles export {tmp_path} --to models/tiny --data HELD_OUT")
+
+
+def test_what_was_selected_is_exported_in_one_command_with_its_weights(
+    space, pool, pictures, tmp_path, in_this_process
+):
+    found = pool(space(), 4)
+    order = exporting.Order((str(tmp_path / "pool"),), tmp_path / "models" / "tiny", pictures)
+    exporting.carry_out(order)
+    spec = repository.read(tmp_path / "models" / "tiny").spec
+
+    assert {member.name: member.weight for member in spec.members} == {
+        each.member.name: each.weight for each in found.members if each.weight
+    }

@@ -1,0 +1,159 @@
+"""Scrutin with something in it that a benchmark needs, behind the same door: `python -m benchmarks.doors KIND SETTINGS`.
+
+`stalling`: members that take a while and no core, one of them ten times as long; what they say is `agreeing`'s. `timed`: the server
+as it is, with a watch on its bookkeeping, which `GET /bookkeeping` shows.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+from ensembles.members import Occupation, Rows, Scores
+from ensembles.members.timing import TimeByRows
+
+KIND, STALLED = "BENCHMARK_DOOR", "BENCHMARK_STALLED"
+RUN_SECONDS, TIMES = 0.01, 10
+
+
+class Waiting:
+    """A member elsewhere: its run takes time and no core of this process."""
+
+    provider, device = "Waiting", "elsewhere"
+
+    def __init__(self, name: str, said: Scores, seconds: float) -> None:
+        self.name = name
+        self.timing = TimeByRows()
+        self._said, self._seconds = said, seconds
+
+    def brief(self, rows: int) -> bool:
+        return False
+
+    def predict(self, rows: int) -> float | None:
+        return self.timing.predict(rows)
+
+    async def run(self, rows: Rows, occupation: Occupation) -> Scores:
+        start = time.perf_counter()
+        with occupation:
+            await asyncio.sleep(self._seconds)
+        self.timing.observe(len(rows), time.perf_counter() - start)
+        answer: Scores = self._said[rows.reshape(len(rows), -1)[:, 0].astype(np.int64)]
+        return answer
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def stalling() -> Any:
+    from benchmarks.agreeing import MEMBERS, asked
+    from serving.app import Server
+    from serving.settings import from_environment
+
+    scores, stalled = asked().scores, os.environ[STALLED]
+
+    def load_member(spec: Any, content: bytes) -> Waiting:
+        seconds = RUN_SECONDS * (TIMES if spec.name == stalled else 1)
+        return Waiting(spec.name, scores[:, MEMBERS.index(spec.name)], seconds)
+
+    return Server(from_environment(), load_member).application
+
+
+class Watch:
+    """Adds up the CPU time in functions, by what they are for; one that another one calls counts once."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.calls: defaultdict[str, int] = defaultdict(int)
+        self._inside = False
+
+    def on(self, purpose: str, owner: Any, *names: str) -> None:
+        for name in names:
+            setattr(owner, name, self._watched(purpose, getattr(owner, name)))
+
+    def _watched(self, purpose: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(act)
+        def watched(*given: Any, **named: Any) -> Any:
+            if self._inside:
+                return act(*given, **named)
+            self._inside = True
+            start = time.thread_time()
+            try:
+                return act(*given, **named)
+            finally:
+                self.seconds[purpose] += time.thread_time() - start
+                self.calls[purpose] += 1
+                self._inside = False
+
+        return watched
+
+    def cost(self) -> tuple[float, float]:
+        """Seconds of CPU time that watching a call takes: what the watch sees of it itself, and all."""
+        idle = Watch()
+
+        class Nothing:
+            def nothing(self) -> None:
+                pass
+
+        idle.on("nothing", Nothing, "nothing")
+        nothing, calls, start = Nothing(), 20_000, time.thread_time()
+        for _ in range(calls):
+            nothing.nothing()
+        return idle.seconds["nothing"] / calls, (time.thread_time() - start) / calls
+
+
+class Shown:
+    """An application with one more path."""
+
+    def __init__(self, application: Any, watch: Watch) -> None:
+        self.application, self.watch = application, watch
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] != "/bookkeeping":
+            await self.application(scope, receive, send)
+            return
+        shown = {"seconds": self.watch.seconds, "calls": self.watch.calls, "cost": self.watch.cost()}
+        body = json.dumps(shown).encode()
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def timed() -> Any:
+    from ensembles.tally import Tally
+    from serving.app import create
+    from serving.ledger import Device
+    from serving.records import Counted, Spent
+    from serving.statistics import Statistics
+    from serving.telemetry import Telemetry
+    from serving.wire.stamp import Stamp
+
+    watch = Watch()
+    watch.on("ledger", Device, "enter", "leave")
+    watch.on("ledger", Spent, "spend", "end", "counts", "missing")
+    watch.on("ledger", Counted, "part")
+    watch.on("metrics", Telemetry, "answered", "begun", "ran", "outcomes", "batch", "early_exits")
+    watch.on("metrics", Statistics, "answered", "member_ran", "batch")
+    watch.on("receipts", Stamp, "receipt")
+    watch.on("exit tests", Tally, "leave")
+    return Shown(create(), watch)
+
+
+def main() -> None:
+    from serving.door import become, with_free_ports
+    from serving.settings import read
+
+    os.environ[KIND] = sys.argv[1]
+    become(with_free_ports(read(None, json.loads(sys.argv[2]))), "benchmarks.doors:application")
+
+
+if __name__ == "__main__":
+    main()
+elif KIND in os.environ:
+    application = {"stalling": stalling, "timed": timed}[os.environ[KIND]]()
