@@ -33,13 +33,13 @@ class Waiting:
         self.timing = TimeByRows()
         self._said, self._seconds = said, seconds
 
-    def brief(self, rows: int) -> bool:
+    def brief(self, rows: int, alone: bool = False) -> bool:
         return False
 
     def predict(self, rows: int) -> float | None:
         return self.timing.predict(rows)
 
-    async def run(self, rows: Rows, occupation: Occupation) -> Scores:
+    async def run(self, rows: Rows, occupation: Occupation, alone: bool = False) -> Scores:
         start = time.perf_counter()
         with occupation:
             await asyncio.sleep(self._seconds)

@@ -21,7 +21,7 @@ from loadtest.wording import LOTS, Show, seconds, usd
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (1, 1)))
 MARKERS = "osD^v"
 LEVELS = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
-LEGEND, LETTER = 470.0, 5.6
+LEGEND, LETTER = 500.0, 5.2
 """How wide legends may be, and a letter of theirs, in points."""
 
 CURVE = 400
@@ -70,7 +70,8 @@ def spectrum(run: RunRecord, sentence: str) -> str:
 def _legend(axes: Axes) -> None:
     """Above the picture, where no line can run through it; as many names side by side as have room."""
     names = axes.get_legend_handles_labels()[1]
-    columns = max(1, min(len(names), int(LEGEND / (LETTER * max(map(len, names), default=0) + 42))))
+    room = sum(LETTER * len(name) + 42 for name in names) <= LEGEND
+    columns = len(names) if room else max(1, math.ceil(len(names) / 2))
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=columns, borderaxespad=0, handlelength=2.4)
 
 
@@ -251,25 +252,37 @@ def _points(axes: Axes, run: RunRecord, arms: Sequence[Json], across: Sequence[J
     plain(axes, along=True)
 
 
+STEPS: tuple[tuple[float, ...], ...] = (
+    (1,),
+    (1, 3),
+    (1, 2, 5),
+    (1, 1.5, 2, 3, 5, 7),
+    tuple(np.arange(1, 10, 0.1).round(1)),
+)
+"""Round numbers within a power of ten, from few to many."""
+
+
 def _few_ticks(axes: Axes, show: Show) -> None:
-    """At most four round numbers on a logarithmic axis, for whose names there is room."""
+    """Some round numbers on a logarithmic axis, so far apart that there is room for their names."""
     low, high = axes.get_xlim()
     powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
-    for steps in (
-        (1,),
-        (1, 3),
-        (1, 2, 5),
-        (1, 1.5, 2, 3, 5, 7),
-        tuple(np.arange(1, 10, 0.5)),
-        tuple(np.arange(1, 10, 0.1)),
-    ):
-        ticks = [step * power for power in powers for step in steps if low <= step * power <= high]
-        if len(ticks) >= 3:
+    kept: list[float] = []
+    for steps in STEPS:
+        kept = _apart([step * power for power in powers for step in steps if low <= step * power <= high], high / low)
+        if len(kept) >= 3:
             break
-    kept = ticks[:: math.ceil(len(ticks) / 4)] if ticks else [low, high]
     axes.xaxis.set_major_locator(FixedLocator(kept))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
+
+
+def _apart(ticks: Sequence[float], span: float) -> list[float]:
+    """Those that are a quarter of the axis from each other."""
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or math.log(tick / kept[-1]) > 0.25 * math.log(span):
+            kept.append(tick)
+    return kept
 
 
 def _names(axes: Axes, named: Sequence[tuple[float, float, str]]) -> None:

@@ -12,7 +12,7 @@ and, of an answer, `arm.charge(done, rows, device_seconds, cost_usd)` and `arm.a
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from loadtest.histogram import Histogram
@@ -191,12 +191,10 @@ class ArmRecord:
                 f"found policy {other.policy} in slots of {other.slot_seconds:g} s, "
                 f"expected {self.policy} in slots of {self.slot_seconds:g} s"
             )
-        for each in fields(self):
-            mine, theirs = getattr(self, each.name), getattr(other, each.name)
-            if isinstance(mine, int):
-                setattr(self, each.name, mine + theirs)
-            elif isinstance(mine, (Histogram, Spending, Answers)):
-                mine.merge(theirs)
+        for name in ("requests", "rows", "partial", "degraded"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("latency", "service", "lateness", "failures", "censored", "spending", "answers"):
+            getattr(self, name).merge(getattr(other, name))
         self.errors.update(other.errors)
         for place, slot in enumerate(other.timeline):
             self._slot_at(place).merge(slot)

@@ -62,7 +62,7 @@ def _body(run: RunRecord, document: Json) -> Iterable[str]:
         yield _picture("errors", "What went wrong", "", plots.errors(run, document))
     yield _text("All numbers", report_tables.numbers(document))
     if run.server:
-        yield _text("What the server's own metrics say of the same span", report_tables.server(run))
+        yield _text("What the server's own metrics say of the same span", report_tables.server(run, document))
     yield _footer(run)
 
 

@@ -1,5 +1,6 @@
 """The tables of the HTML report."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -137,13 +138,54 @@ def numbers(document: Json) -> str:
     return table("Durations, with 95% intervals of latency", head, rows) + table("Counts", heads, counts)
 
 
-def server(run: RunRecord) -> str:
+REQUEST = re.compile(r"ensemble_request_seconds\{(?P<labels>.*)\}")
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+def server(run: RunRecord, document: Json) -> str:
+    """Latency as the server saw it beside ours, and below all series that grew."""
     rows = [[f"<code>{escape(name)}</code>", f"{value:,.6g}"] for name, value in sorted(run.server.items())]
-    return table("", ["", "in the span"], rows)
+    series = table("", ["", "in the span"], rows)
+    return f"{_beside(run, document)}<details><summary>All {count(len(rows))} series that grew, the warm-up included</summary>{series}</details>"
+
+
+def _beside(run: RunRecord, document: Json) -> str:
+    theirs = _seen_by_server(run)
+    if not theirs:
+        return ""
+    head = ["", "p50, from sending", "p50, by the server", "p99, from sending", "p99, by the server"]
+    rows = [
+        [
+            key(arm["policy"]) + escape(arm["policy"]),
+            *(
+                amount(value)
+                for name, q in (("p50", "0.5"), ("p99", "0.99"))
+                for value in (arm["service_seconds"][name], theirs.get((arm["policy"], q)))
+            ),
+        ]
+        for arm in document["arms"]
+    ]
+    return table(
+        "Between ours and the server's lie the wire and what waits at its door; the server's are read from buckets",
+        head,
+        rows,
+    )
+
+
+def _seen_by_server(run: RunRecord) -> dict[tuple[str, str], float]:
+    """By policy and quantile, in seconds."""
+    found = {}
+    for name, value in run.server.items():
+        series = REQUEST.fullmatch(name)
+        labels = dict(LABEL.findall(series["labels"])) if series else {}
+        if {"policy", "quantile"} <= labels.keys():
+            found[labels["policy"], labels["quantile"]] = value
+    return found
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML already; columns and the caption are text."""
+    """Cells are HTML already; columns and the caption are text. A column that says nothing of anybody is left out."""
+    columns, rows = told(columns, rows)
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
@@ -154,6 +196,13 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or "table")}"><table>{title}'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def told(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Without the columns of dashes."""
+    found = list(rows)
+    kept = [place for place in range(len(columns)) if not place or any(row[place] != "–" for row in found)]
+    return [columns[place] for place in kept], [[row[place] for place in kept] for row in found]
 
 
 def times(of: Json | None, n: float) -> Json | None:

@@ -58,7 +58,7 @@ def moments(run: RunRecord) -> str:
     usual = Histogram.of([each for each in _p99s(arm) if not math.isnan(each)]).quantile(0.5)
     return (
         f"Slowest were the requests of {arm.policy} planned for {place * arm.slot_seconds:g} to {(place + 1) * arm.slot_seconds:g} s: "
-        f"p99 {seconds(value)}, {value / max(usual, 1e-9):.1f} times that of its median moment."
+        f"p99 {seconds(value)}, {value / max(usual, 1e-9):.3g} times that of its median moment."
     )
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from loadtest import sentences
 from loadtest.comparison import Change, Kind
 from loadtest.records import Json, RunRecord
-from loadtest.report_tables import dollars, right_lot, rows_lot, times
+from loadtest.report_tables import dollars, right_lot, rows_lot, times, told
 from loadtest.wording import LOTS, amount, change, percent, rate, signed, usd, without_unit
 
 WIDTH = 120
@@ -78,22 +78,35 @@ def _latencies(document: Json) -> Table:
 def _answers(document: Json) -> Table:
     """What it gives, and at what cost."""
     worth = {each["policy"]: each for each in document["verdict"]["policies"]}
-    best = next((each["against"] for each in worth.values()), "the best member")
-    caption = f"gain in points over {best} on the same rows; brackets: 95% intervals"
+    best = next((each["against"] for each in worth.values()), None)
+    gain = f"gain in points over {best} on the same rows; " if best else ""
+    caption = f"{gain}brackets: 95% intervals"
     rows, right = rows_lot(document), right_lot(document)
     costs = [f"USD for {LOTS[rows]} rows", f"for {LOTS[rows]} right", "gain", f"for {LOTS[right]} more right"]
-    table = _table(["", "right", "like full", *costs], caption)
-    for arm in document["arms"]:
-        mine = worth.get(arm["policy"])
-        table.add_row(
+    rows_of = [
+        [
             arm["policy"],
             interval(arm["accuracy"], percent),
             interval(arm["agreement_with_full"], percent),
             *(_usd(times(arm[name], rows / 1000)) for name in ("cost_usd_per_1000", "cost_usd_per_1000_right")),
-            interval(mine["gain"] if mine else None, lambda value: signed(100 * value, 1)),
-            _usd(times(mine["cost_usd_of_one_more_right"] if mine else None, right), with_interval=True),
-        )
+            interval(worth[arm["policy"]]["gain"] if arm["policy"] in worth else None, _points),
+            _usd(times(_price(worth.get(arm["policy"])), right), with_interval=True),
+        ]
+        for arm in document["arms"]
+    ]
+    columns, kept = told(["", "right", "like full", *costs], rows_of)
+    table = _table(columns, caption)
+    for row in kept:
+        table.add_row(*row)
     return table
+
+
+def _points(gain: float) -> str:
+    return signed(100 * gain, 1)
+
+
+def _price(worth: Json | None) -> Json | None:
+    return worth["cost_usd_of_one_more_right"] if worth else None
 
 
 def _usd(of: Json | None, *, with_interval: bool = False) -> str:

@@ -7,8 +7,9 @@ from ensembles.spec import EnsembleSpec, InputSpec
 from serving.batch_queue import BatchQueue
 from serving.errors import DeadlinePassed, InvalidRequest, QueueFull, TooLate
 
-MARGIN = 1.2
-"""How much longer than expected a request may have to wait: a tenth of what is expected is noise, and an answer takes time too."""
+MARGIN = 2.0
+"""How many times the expected wait a request must have left. What is expected of a queue at its limit is often too little, and a queue
+whose every request is answered just too late does work for nobody."""
 
 LEAST_RETRY_SECONDS, UNKNOWN_RETRY_SECONDS = 0.01, 1.0
 """When to come back: not at once, and where nothing is known of the pace, after what HTTP can say at the least."""
@@ -33,10 +34,9 @@ def admit(spec: EnsembleSpec, queue: BatchQueue[Any], rows: Rows, remaining: flo
         raise TooLate(fault, max(MARGIN * wait - remaining, LEAST_RETRY_SECONDS))
 
 
-def check_policy(spec: EnsembleSpec, policy: str) -> None:
-    """Raises InvalidRequest where there is none of this name."""
-    if policy not in spec.policy_names:
-        raise InvalidRequest(f"unknown policy {policy[:64]!r}, expected one of {', '.join(spec.policy_names)}")
+def unknown_policy(spec: EnsembleSpec, policy: str) -> InvalidRequest:
+    """For a policy that there is none of."""
+    return InvalidRequest(f"unknown policy {policy[:64]!r}, expected one of {', '.join(spec.policy_names)}")
 
 
 def _check_rows(given: InputSpec, rows: Rows, limit: int) -> None:

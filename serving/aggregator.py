@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensembles.members import Rows
-from serving.admission import admit, check_policy
+from serving.admission import admit, unknown_policy
 from serving.batch import Entry
 from serving.catalog import Live, Model
 from serving.errors import InvalidRequest, Overloaded, TooLate
@@ -136,8 +136,9 @@ class Aggregator:
             timeout = min(timeout, request.timeout)
         deadline = request.arrived + timeout
         batcher = live.serving()
-        check_policy(live.spec, asked)
-        now, wait = time.perf_counter(), batcher.wait
+        if asked not in live.spec.policy_names:
+            raise unknown_policy(live.spec, asked)
+        now, wait = time.perf_counter(), batcher.queue.rows * batcher.pace.seconds_per_row
         policy, level = batcher.ladder.step(asked, wait, now) if batcher.ladder else (asked, 0)
         try:
             admit(live.spec, batcher.queue, request.rows, deadline - now, wait)

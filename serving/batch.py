@@ -37,7 +37,8 @@ class Entry:
         self.level = level
         self.arrived = arrived
         self.deadline = deadline
-        self.cutoff = deadline - min(RESERVE_SHARE * (deadline - arrived), RESERVE_SECONDS)
+        reserve = RESERVE_SHARE * (deadline - arrived)
+        self.cutoff = deadline - (min(RESERVE_SECONDS, reserve))
         self.started = arrived
         self.future: asyncio.Future[tuple[Counted, int]] = asyncio.get_running_loop().create_future()
 

@@ -52,7 +52,8 @@ class Batcher:
         """`cores`: so many longer runs work at once; as many as there are members, if None."""
         self.queue: BatchQueue[Entry] = BatchQueue(spec.limits.max_batch_size, spec.limits.max_queue_size)
         self.pace = Pace()
-        self.ladder = Ladder(spec.policies.ladder, spec.limits.brownout_seconds)
+        ladder = spec.policies.ladder
+        self.ladder = Ladder(ladder, spec.limits.brownout_seconds) if ladder else None
         self._spec = spec
         self._books = books
         self._ballot = spec.ballot
@@ -75,11 +76,6 @@ class Batcher:
     @property
     def members(self) -> Sequence[Member]:
         return self._stages.members
-
-    @property
-    def wait(self) -> float:
-        """How many seconds a request that comes now is expected to wait."""
-        return self.pace.wait(self.queue.rows)
 
     @property
     def in_flight(self) -> int:
@@ -120,12 +116,10 @@ class Batcher:
         self.queue.push(entry)
         if entry.cutoff < self._alarm_at:
             self._wake_by(entry.cutoff)
-        if not self._lent or self._stages.spare:
+        if not self._lent or (self._lent < self._executors and self._stages.spare):
             self._start()
 
     def _start(self) -> None:
-        if self._lent == self._executors:
-            return
         self._lent += 1
         driver = asyncio.get_running_loop().create_task(self._drive())
         self._drivers.add(driver)
@@ -146,7 +140,9 @@ class Batcher:
         self._start_if_any_waits()
 
     def _start_if_any_waits(self) -> None:
-        if (len(self.queue) or self._backlog.rows) and (not self._lent or self._stages.spare):
+        if not len(self.queue) and not self._backlog.rows:
+            return
+        if not self._lent or (self._lent < self._executors and self._stages.spare):
             self._start()
 
     def _next(self) -> Batch | None:

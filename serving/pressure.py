@@ -35,10 +35,6 @@ class Pace:
         self._busy_since = now if left else None
         self._rows = rows
 
-    def wait(self, rows: int) -> float:
-        """How long the last of so many rows in the queue will wait."""
-        return rows * self.seconds_per_row
-
 
 class Brownout:
     """How many steps policies go down a ladder of `steps` policies, 0 at first. `limit`: the wait in seconds that is too long."""
@@ -90,10 +86,6 @@ class Ladder:
         self._place = {policy: place for place, policy in enumerate(policies)}
         self._policies = policies
         self._brownout = Brownout(len(policies), limit)
-
-    def __bool__(self) -> bool:
-        """Whether there are any steps."""
-        return bool(self._policies)
 
     @property
     def level(self) -> int:

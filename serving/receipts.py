@@ -130,6 +130,15 @@ class Page:
         length = LEAST_BYTES + len(policy) + rows * (subject.index_bytes + subject.votes_bytes)
         return HEAD.pack(FORMAT, length, subject.key, int(self._expires * 1000), cost_usd, len(policy)) + policy
 
+    def each_row(self) -> list[bytes]:
+        """Label and votes of each row."""
+        labels, votes = self._subject.index_bytes, self._subject.votes_bytes
+        rows = range(self.number)
+        return [
+            self._labels[row * labels : (row + 1) * labels] + self._votes[row * votes : (row + 1) * votes]
+            for row in rows
+        ]
+
     def rows(self, start: int, stop: int) -> bytes:
         """Labels and votes of these rows."""
         labels, votes = self._subject.index_bytes, self._subject.votes_bytes
@@ -164,7 +173,9 @@ class Receipts:
 
     def of_rows(self, head: bytes, page: Page) -> list[bytes]:
         """A receipt for each row. In one go, since what runs once a batch and long after the last time is two or three times as slow."""
-        return [self.signed(head, page.rows(row, row + 1)) for row in range(page.number)]
+        before, signature = head + self._process, self._signature
+        contents = [before + NUMBER.pack(next(self._numbers)) + row for row in page.each_row()]
+        return [b2a_base64(content + signature(content), newline=False) for content in contents]
 
     def _signature(self, content: bytes) -> bytes:
         inner, outer = self._inner.copy(), self._outer.copy()

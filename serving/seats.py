@@ -20,16 +20,20 @@ OVERDUE = 3.0
 LEAST_OVERDUE_SECONDS = 0.02
 """Shorter than that is no sign of anything: the machine may have been elsewhere."""
 
+HUNG, LEAST_HUNG_SECONDS = 5.0, 0.5
+"""How many times as long as predicted, and how long, a run takes before it counts as a fault: less may be the machine's doing."""
+
 UNKNOWN_SECONDS = 1.0
 """What is predicted of a member that has never run."""
 
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """One run and what came of it. `overdue_at`: an instant, once it has begun. `given_up`: why nobody waits for it any more."""
+    """One run and what came of it. `overdue_at`, `hung_at`: instants, once it has begun. `given_up`: why nobody waits any more."""
 
     record: MemberRun
     overdue_at: float = float("inf")
+    hung_at: float = float("inf")
     given_up: str = ""
     scores: Scores | None = None
 
@@ -73,14 +77,14 @@ class Seat:
         """Whether a run of it takes far longer than it should."""
         return any(run.overdue_at <= now for run in self._begun)
 
-    async def work(self, run: Run, rows: Rows, purpose: str) -> None:
-        """Run it at once, on the event loop or wherever the member likes."""
+    async def work(self, run: Run, rows: Rows, purpose: str, alone: bool = False) -> None:
+        """Run it at once, on the event loop or wherever the member likes; `alone`: no other member could run meanwhile."""
         account = self._accounts.get(purpose)
         if account is None:
             account = self._accounts[purpose] = Account(self._ensemble, purpose, self.member.name)
         occupation = self._device.occupation(account)
         try:
-            run.scores = await self.member.run(rows, occupation)
+            run.scores = await self.member.run(rows, occupation, alone)
         except MemberError as error:
             self.failed(run, str(error))
         except asyncio.CancelledError:
@@ -98,9 +102,10 @@ class Seat:
             await self._freed.wait()
         await self._slots.acquire()
         slot = _Once(self._slots.release)
-        patience = max(OVERDUE * self.predict(len(rows)), LEAST_OVERDUE_SECONDS)
+        predicted, now = self.predict(len(rows)), time.perf_counter()
+        patience = max(OVERDUE * predicted, LEAST_OVERDUE_SECONDS)
         alarm = asyncio.get_running_loop().call_later(patience, slot)
-        run.overdue_at = time.perf_counter() + patience
+        run.overdue_at, run.hung_at = now + patience, now + max(HUNG * predicted, LEAST_HUNG_SECONDS)
         self._begun.append(run)
         try:
             await self.work(run, rows, purpose)

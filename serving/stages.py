@@ -29,9 +29,13 @@ Free = Callable[[], None]
 
 @dataclass(eq=False, slots=True)
 class Turn:
-    """A batch whose members run side by side. `done` is set when its stages have run, or nobody waits for them any more."""
+    """A batch whose members run side by side over `rows`.
+
+    `done` is set when its stages have run, or nobody waits for them any more.
+    """
 
     batch: Batch
+    rows: Rows
     runs: dict[int, tuple[Run, "asyncio.Task[None]"]]
     done: "asyncio.Future[None]"
 
@@ -78,7 +82,8 @@ class Stages:
         absent = {member: f"out of rotation after {FAULTS} faults" for member in asked if member not in present}
         rows = batch.open_rows
         batch.begin(len(stages), present, absent)
-        if all(self.members[member].brief(len(rows)) for member in present):
+        alone = len(present) == 1
+        if all(self.members[member].brief(len(rows), alone) for member in present):
             await self._briefly(batch, counting, present, rows)
         else:
             await self._side_by_side(batch, counting, present, rows, free)
@@ -103,7 +108,7 @@ class Stages:
         for member in members:
             seat = self._seats[member]
             run = seat.run(rows)
-            await seat.work(run, rows, batch.course.policy)
+            await seat.work(run, rows, batch.course.policy, alone=len(members) == 1)
             self._put(batch, member, ids, run)
         self._settle(batch, counting)
 
@@ -111,7 +116,7 @@ class Stages:
         self, batch: Batch, counting: Counting, members: Sequence[int], rows: Rows, free: Free
     ) -> None:
         loop, ids = asyncio.get_running_loop(), batch.open_ids
-        turn = self._turns[batch] = Turn(batch, {}, loop.create_future())
+        turn = self._turns[batch] = Turn(batch, rows, {}, loop.create_future())
         for member in members:
             run = self._seats[member].run(rows)
             task = loop.create_task(self._seats[member].work_in_turn(run, rows, batch.course.policy))
@@ -191,7 +196,8 @@ class Stages:
         for member, (run, task) in turn.runs.items():
             if run.overdue_at <= now:
                 run.given_up = "late"
-                self._unheard(member, turn.batch.rows)
+            if run.hung_at <= now:
+                self._unheard(member, turn.rows)
             task.cancel()
 
     def _unheard(self, member: int, rows: Rows) -> None:
@@ -205,7 +211,11 @@ class Stages:
         """Try a member that has left the rotation with a row that it failed on, after pauses that grow, until it votes."""
         while (at := seat.rotation.tried_at) is not None:
             await asyncio.sleep(max(at - time.perf_counter(), 0))
-            [(_, scores)] = await self.observe(row, [seat.member], "probe")
+            try:
+                [(_, scores)] = await self.observe(row, [seat.member], "probe")
+            except Exception:
+                log.exception("trying %s.%s broke; this is a bug", self._ensemble, seat.member.name)
+                scores = None
             if scores is None:
                 seat.unheard()
             elif seat.heard():

@@ -25,13 +25,16 @@ class Member(Protocol):
     device: str
     provider: str
 
-    def brief(self, rows: int) -> bool:
-        """Whether a run of so many rows is so short that it is made on the event loop itself."""
+    def brief(self, rows: int, alone: bool = False) -> bool:
+        """Whether a run of so many rows is so short that it is made on the event loop itself.
+
+        `alone`: no other member would run meanwhile, so that a thread could save no time.
+        """
 
     def predict(self, rows: int) -> float | None:
         """How many seconds a run of so many rows will take, from those before it; None before any."""
 
-    async def run(self, rows: Rows, occupation: Occupation) -> Scores:
+    async def run(self, rows: Rows, occupation: Occupation, alone: bool = False) -> Scores:
         """Probabilities [n, K] for rows [n, *shape], n >= 1.
 
         `occupation` is entered exactly while the device works on these rows. Calls may overlap. A call that is cancelled stops

@@ -21,10 +21,11 @@ except ImportError:
     ) from None
 
 ON_THE_LOOP_SECONDS = {True: 0.005, False: 0.001}
-"""Runs predicted to be shorter than this stay on the event loop, by whether there is one core alone.
+"""Runs predicted to be shorter than this stay on the event loop, by whether nothing could run beside them.
 
-Going to a thread and back costs about 0.1 ms, a quarter of a light request and more. With one core a thread buys only that the loop stays
-responsive, for which 5 ms is soon enough; with several it buys members that run at once, which pays from about 1 ms.
+Going to a thread and back costs about 0.1 ms, a quarter of a light request and more, and on a busy loop several. With one core, or one
+member, a thread buys only that the loop stays responsive, for which 5 ms is soon enough; else it buys members that run at once,
+which pays from about 1 ms.
 """
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -38,7 +39,7 @@ class OnnxMember:
         self.name = spec.name
         self.timing = TimeByRows()
         self._executor = executor
-        self._on_the_loop_seconds = ON_THE_LOOP_SECONDS[cores() == 1]
+        self._one_core = cores() == 1
         self._logits = spec.emits == "logits"
         self._session = _session(spec, content)
         self.provider: str = self._session.get_providers()[0]
@@ -46,15 +47,15 @@ class OnnxMember:
         self._input: str = self._session.get_inputs()[0].name
         self._outputs: list[str] = [self._session.get_outputs()[0].name]
 
-    def brief(self, rows: int) -> bool:
+    def brief(self, rows: int, alone: bool = False) -> bool:
         predicted = self.timing.predict(rows)
-        return predicted is not None and predicted < self._on_the_loop_seconds
+        return predicted is not None and predicted < ON_THE_LOOP_SECONDS[alone or self._one_core]
 
     def predict(self, rows: int) -> float | None:
         return self.timing.predict(rows)
 
-    async def run(self, rows: Rows, occupation: Occupation) -> Scores:
-        if self.brief(len(rows)):
+    async def run(self, rows: Rows, occupation: Occupation, alone: bool = False) -> Scores:
+        if self.brief(len(rows), alone):
             return self.compute(rows, occupation)
         options = ort.RunOptions()
         work = self._executor.submit(self.compute, rows, occupation, options)

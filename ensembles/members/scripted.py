@@ -41,13 +41,13 @@ class ScriptedMember:
         self._steps: Iterator[Step] = iter(steps)
         self._step = next(self._steps)
 
-    def brief(self, rows: int) -> bool:
+    def brief(self, rows: int, alone: bool = False) -> bool:
         return not self._step.delay
 
     def predict(self, rows: int) -> float | None:
         return self._predicted
 
-    async def run(self, rows: Rows, occupation: Occupation) -> Scores:
+    async def run(self, rows: Rows, occupation: Occupation, alone: bool = False) -> Scores:
         step, self._step = self._step, next(self._steps, self._step)
         self.ran.append(len(rows))
         with occupation:

@@ -7,7 +7,8 @@ from pathlib import Path
 from loadtest.targets import oip_grpc, oip_http, predict, v1_http
 from loadtest.targets.address import Address, Protocol
 from loadtest.targets.answers import Caller, Codec, Description, Done, TargetError
-from loadtest.targets.grpc_calls import GrpcOptions, StreamCaller, UnaryCaller
+from loadtest.targets.grpc_calls import GrpcOptions, UnaryCaller
+from loadtest.targets.grpc_stream import StreamCaller
 from loadtest.targets.http1 import HttpCaller, HttpOptions
 
 

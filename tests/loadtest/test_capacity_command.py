@@ -4,7 +4,15 @@ import json
 def test_the_capacity_of_a_queue_with_one_server_is_found(loadtest, launch_scripted, tmp_path) -> None:
     with launch_scripted(service=0.01) as place:  # 100 requests/s at most
         done = loadtest(
-            "capacity", f"grpc://{place}", slo="p50<200ms", start=20, probe="2s", probes=8, warm_up="0s", out=tmp_path, json=True
+            "capacity",
+            f"grpc://{place}",
+            slo="p50<200ms",
+            start=20,
+            probe="2s",
+            probes=8,
+            warm_up="0s",
+            out=tmp_path,
+            json=True,
         )
     found = json.loads(done.stdout)
     (only,) = found["policies"]

@@ -36,13 +36,13 @@ class FaultyMember:
     def _says(self, rows) -> np.ndarray:
         return self._table[rows[:, 0].astype(np.int64)]
 
-    def brief(self, rows: int) -> bool:
+    def brief(self, rows: int, alone: bool = False) -> bool:
         return False
 
     def predict(self, rows: int) -> float:
         return WORK_SECONDS
 
-    async def run(self, rows, occupation):
+    async def run(self, rows, occupation, alone: bool = False):
         self._runs += 1
         lot = "honest" if self._runs <= self._honest else self._lot()
         with occupation:

@@ -37,10 +37,10 @@ class GatedMember(ScriptedMember):
         super().__init__(name, steps, device)
         self.gate = gate
 
-    def brief(self, rows: int) -> bool:
+    def brief(self, rows: int, alone: bool = False) -> bool:
         return False
 
-    async def run(self, rows: Rows, occupation: Occupation) -> Scores:
+    async def run(self, rows: Rows, occupation: Occupation, alone: bool = False) -> Scores:
         while not self.gate.exists():
             await asyncio.sleep(0.005)
         return await super().run(rows, occupation)

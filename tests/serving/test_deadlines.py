@@ -270,7 +270,7 @@ async def test_a_member_that_lies_is_not_counted(lie: Any, delay: float) -> None
 async def test_a_stuck_member_counts_as_faulty_and_its_runs_do_not_pile_up() -> None:
     under = Under(c=[says(2, delay=NEVER)])
     for _ in range(FAULTS + 1):
-        answer = await under.ask(1, 1, 1, seconds=0.15)
+        answer = await under.ask(1, 1, 1, seconds=0.7)
         assert answer.partial
 
     assert fared(answer)["c"] == "failed"

@@ -66,10 +66,10 @@ def test_under_pressure_policies_step_down_say_so_and_step_up_again(pressed):
 
 def test_what_cannot_be_answered_in_time_is_refused_at_once_and_told_when_to_come_back(pressed):
     with pressed.stub() as stub:
-        waiting = [stub.Predict.future(request("refusing")) for _ in range(60)]
-        pressed.until(lambda: pressed.metric("ensemble_queued_rows", ensemble="refusing") < 50)
+        waiting = [stub.Predict.future(request("refusing")) for _ in range(150)]
+        pressed.until(lambda: pressed.metric("ensemble_queued_rows", ensemble="refusing") < 140)
         with pytest.raises(grpc.RpcError) as refused:
-            stub.Predict(request("refusing"), timeout=0.1)
+            stub.Predict(request("refusing", timeout_microseconds=100_000))
         reply = pressed.post(
             "/v2/models/refusing/infer",
             {
@@ -77,8 +77,8 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once_and_told_when_to_com
                 "parameters": {"timeout": 100_000},
             },
         )
-        assert sum(call.done() for call in waiting) < 60
-        assert [call.result(30).label[0] for call in waiting] == ["no"] * 60
+        assert sum(call.done() for call in waiting) < 150
+        assert [call.result(30).label[0] for call in waiting] == ["no"] * 150
 
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "the request has" in refused.value.details()

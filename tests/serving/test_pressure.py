@@ -9,7 +9,7 @@ from serving.pressure import FIRST_HOLD, LONGEST_HOLD, STEP_SECONDS, Brownout, L
 
 
 def test_before_anything_was_seen_nobody_waits() -> None:
-    assert Pace().wait(1000) == 0
+    assert Pace().seconds_per_row == 0
 
 
 def test_what_is_taken_while_others_wait_tells_how_long_a_row_takes() -> None:
@@ -18,7 +18,6 @@ def test_what_is_taken_while_others_wait_tells_how_long_a_row_takes() -> None:
         pace.took(step * 0.032, rows=16, left=100)
 
     assert pace.seconds_per_row == pytest.approx(0.002)
-    assert pace.wait(100) == pytest.approx(0.2)
 
 
 def test_pauses_in_which_nobody_waited_do_not_count() -> None:
@@ -126,8 +125,3 @@ def test_what_is_not_on_the_ladder_stays_as_it_is() -> None:
 
     assert ladder.step("cascade", 9.0, 0.0) == ("cascade", 0)
     assert ladder.step("full", 9.0, 0.01) == ("member:a", 1)
-
-
-def test_without_a_ladder_nothing_steps_down() -> None:
-    assert not Ladder((), limit=0.25)
-    assert Ladder(("full", "member:a"), limit=0.25)

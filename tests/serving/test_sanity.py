@@ -67,7 +67,7 @@ def doing(
     real = OnnxMember(spec, repository.model(spec), executor)
 
     class Wrong(ScriptedMember):
-        async def run(self, rows: Any, occupation: Any) -> Any:
+        async def run(self, rows: Any, occupation: Any, alone: bool = False) -> Any:
             scores = await real.run(given(rows) if given else rows, occupation)
             return found(scores) if found else scores
 

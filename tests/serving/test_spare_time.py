@@ -186,10 +186,10 @@ async def test_nothing_is_done_while_a_request_is_under_way() -> None:
     opened = asyncio.Event()
 
     class Slow(ScriptedMember):
-        def brief(self, rows: int) -> bool:
+        def brief(self, rows: int, alone: bool = False) -> bool:
             return False
 
-        async def run(self, rows: Any, occupation: Any) -> Any:
+        async def run(self, rows: Any, occupation: Any, alone: bool = False) -> Any:
             await opened.wait()
             return await super().run(rows, occupation)
 
@@ -255,7 +255,7 @@ async def test_after_the_stop_nothing_is_done_any_more() -> None:
 
 async def test_a_member_that_hangs_is_given_up() -> None:
     class Hanging(ScriptedMember):
-        async def run(self, rows: Any, occupation: Any) -> Any:
+        async def run(self, rows: Any, occupation: Any, alone: bool = False) -> Any:
             await asyncio.Event().wait()
 
     batcher, spare_time = serve(member=Hanging("a", [Step(always(1, 2))]))

@@ -27,10 +27,10 @@ class Gated(ScriptedMember):
         self.gate = asyncio.Event()
         self.closed = False
 
-    def brief(self, rows: int) -> bool:
+    def brief(self, rows: int, alone: bool = False) -> bool:
         return False
 
-    async def run(self, rows, occupation):
+    async def run(self, rows, occupation, alone: bool = False):
         assert not self.closed
         if len(self.ran) >= REPLAYED:
             await self.gate.wait()

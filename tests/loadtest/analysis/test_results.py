@@ -173,6 +173,17 @@ def test_the_report_is_one_page_that_loads_nothing(run, document) -> None:
     assert document["verdict"]["text"] in page
 
 
+def test_the_servers_own_latency_stands_beside_ours(side_by_side) -> None:
+    run = side_by_side(full=(390, 2e-6))
+    run.server = {
+        f'ensemble_request_seconds{{ensemble="digits",policy="full",quantile="{q}"}}': 0.0123 for q in ("0.5", "0.99")
+    }
+    page = report.page(run, results.document(run))
+
+    assert page.count("<td>12.3 ms</td>") == 2
+    assert "All 2 series that grew" in page
+
+
 def test_the_same_run_gives_the_same_page(run, document) -> None:
     assert report.page(run, document) == report.page(run, document)
 

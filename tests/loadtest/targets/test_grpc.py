@@ -9,7 +9,8 @@ import pytest
 from loadtest.targets import opening
 from loadtest.targets.address import parse
 from loadtest.targets.answers import Call, TargetError
-from loadtest.targets.grpc_calls import GrpcOptions, StreamCaller, UnaryCaller, ask
+from loadtest.targets.grpc_calls import GrpcOptions, UnaryCaller, ask
+from loadtest.targets.grpc_stream import StreamCaller
 from loadtest.targets.opening import Tls
 
 METHOD = "/test.Service/Method"
@@ -239,7 +240,18 @@ async def test_a_stream_that_ends_takes_its_requests_with_it_and_the_next_opens_
 def certificate(tmp_path):
     """A certificate of 127.0.0.1, signed by itself, and its key."""
     key, pem = tmp_path / "key.pem", tmp_path / "cert.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
     subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*made, *subject, "-keyout", key, "-out", pem], check=True, capture_output=True)
     return pem, key
