@@ -113,7 +113,8 @@ class Spent:
 
     def end(self, rows: Ints | None, member: int, outcome: int) -> None:
         """What became of its votes on these rows, None for all."""
-        self.outcome[self._where(rows, member)] = outcome
+        where = self._where(rows, member)  # first, since it may put another table in the place of this one
+        self.outcome[where] = outcome
 
     def _where(self, rows: Ints | None, member: int) -> Any:
         if rows is None and self.alike:

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from grpc import StatusCode
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from serving.wire import http
@@ -21,8 +22,36 @@ ASGI has no call for it: one has to read, which wakes three threads. So quick an
 can cost the work that begins within the next 50 ms, or later where more than `LOOK_AT_MOST` wait.
 """
 
+MOST_LAG_SECONDS, CROWD = 0.05, 256
+"""How late that look may be with more than so many requests under way. A loop that comes later to what is due has more arrivals
+than it can even refuse in order; what arrives then is turned away unread, so that those who were let in are answered."""
+
+INFERENCE = ("/infer", ":predict", "/ModelInfer", "/Predict")
+
 LOOK_AT_MOST = 64
 """Of those that were not seen for the longest time, at once."""
+
+
+TURNED_AWAY = b'{"error":"more requests arrive than can be read, try again later"}'
+TURNED_AWAY_GRPC = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", b"application/grpc"),
+        (b"grpc-status", b"%d" % StatusCode.RESOURCE_EXHAUSTED.value[0]),
+        (b"grpc-retry-pushback-ms", b"1000"),
+        (b"grpc-message", b"more requests arrive than can be read, try again later"),
+    ],
+}
+TURNED_AWAY_HTTP = {
+    "type": "http.response.start",
+    "status": 429,
+    "headers": [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(TURNED_AWAY)),
+        (b"retry-after", b"1"),
+    ],
+}
 
 
 class Call:
@@ -55,6 +84,8 @@ class Application:
         self._lifespan = lifespan
         self._metrics_port = metrics_port
         self._looking = False
+        self._look_due = 0.0
+        self._overrun = False
         self.calls: dict[int, Call] = {}
         self._next = 0
 
@@ -65,12 +96,15 @@ class Application:
         if scope["server"][1] == self._metrics_port:
             await self._metrics(scope, send)
             return
+        if self._overrun and scope["path"].endswith(INFERENCE):
+            await self._turn_away(dict(scope["headers"]), send)
+            return
         call = Call(receive)
         self._next = number = self._next + 1
         self.calls[number] = call
         if not self._looking:
             self._looking = True
-            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+            self._look_soon()
         try:
             headers = dict(scope["headers"])
             if headers.get(b"content-type", b"").startswith(b"application/grpc"):
@@ -93,14 +127,28 @@ class Application:
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
+    async def _turn_away(self, headers: Mapping[bytes, bytes], send: Send) -> None:
+        """Refuse a request without reading it."""
+        self._serving.telemetry.shed("", "overrun")
+        if headers.get(b"content-type", b"").startswith(b"application/grpc"):
+            await send(TURNED_AWAY_GRPC)
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send(TURNED_AWAY_HTTP)
+            await send({"type": "http.response.body", "body": TURNED_AWAY})
+
+    def _look_soon(self) -> None:
+        self._look_due = time.perf_counter() + LOOK_SECONDS
+        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
     def _look(self) -> None:
         """Ask whether callers are still there, whoever was not seen for the longest time first; cancel who has left."""
-        self._looking = bool(self.calls)
+        now = time.perf_counter()
+        self._overrun = len(self.calls) > CROWD and now > self._look_due + MOST_LAG_SECONDS
+        self._looking = bool(self.calls) or self._overrun
         if not self._looking:
             return
-        loop = asyncio.get_running_loop()
-        loop.call_later(LOOK_SECONDS, self._look)
-        now = time.perf_counter()
+        self._look_soon()
         waiting = ((number, call) for number, call in self.calls.items() if call.complete and not call.asked)
         due = [pair for pair in islice(waiting, LOOK_AT_MOST) if pair[1].seen <= now - LOOK_SECONDS]
         for number, call in due:
