@@ -1,6 +1,7 @@
 """What the documents point to is there, and what they tell to type runs."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -99,8 +100,9 @@ def test_the_queries_in_the_cost_page_ask_for_series_that_there_are() -> None:
     assert {name.removesuffix("_total") for name in asked} <= families
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_the_queries_in_the_cost_page_are_promql(tmp_path: Path) -> None:
+    if shutil.which("promtool") is None and "CI" not in os.environ:
+        pytest.skip("promtool is not installed")
     rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries())]
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "cost", "rules": rules}]}))

@@ -161,7 +161,7 @@ class Client:
             )
         except grpc.aio.AioRpcError as error:
             ended = error.code().name
-            if ended not in REFUSALS.values():
+            if ended not in REFUSALS.values() or (ended == "UNAVAILABLE" and "quorum" not in error.details()):
                 raise Wrong(f"{ended}: {error.details()}") from None
         except TimeoutError:
             ended = "lost"
@@ -196,7 +196,8 @@ class Client:
 
     async def stream(self, numbers, policy) -> str:
         call = self.channel.stream_stream(STREAM)(iter([self.typed(numbers, policy, "1").SerializeToString()]))
-        return self.judge(numbers, policy, v1.PredictResponse.FromString(await call.read()))
+        [raw] = [raw async for raw in call]
+        return self.judge(numbers, policy, v1.PredictResponse.FromString(raw))
 
     async def infer(self, numbers, policy) -> str:
         rows, request = self.rows(numbers), oip.ModelInferRequest(model_name="shaky")
