@@ -82,7 +82,9 @@ class Tally:
         taken._scores, taken._exact, taken._voted = self._scores[rows], self._exact[rows], self._voted.copy()
         if self._open is not None:
             taken._present = self.present[rows]
-            taken._open = np.flatnonzero(np.isin(rows, self._open, assume_unique=True))
+            still = np.zeros(len(self._scores), np.bool_)
+            still[self._open] = True
+            taken._open = np.flatnonzero(still[rows])
         return taken
 
     @staticmethod

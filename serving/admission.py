@@ -15,10 +15,13 @@ LEAST_RETRY_SECONDS, UNKNOWN_RETRY_SECONDS = 0.01, 1.0
 """When to come back: not at once, and where nothing is known of the pace, after what HTTP can say at the least."""
 
 
-def admit(spec: EnsembleSpec, queue: BatchQueue[Any], rows: Rows, remaining: float, wait: float) -> None:
+def admit(
+    spec: EnsembleSpec, queue: BatchQueue[Any], rows: Rows, remaining: float, wait: float, run_seconds: float
+) -> None:
     """Raises InvalidRequest, DeadlinePassed, QueueFull or TooLate.
 
-    `remaining`: seconds until the deadline; `wait`: so many seconds it is expected to wait in the queue.
+    `remaining`: seconds until the deadline; `wait`: so many seconds it is expected to wait in the queue, and `run_seconds` to run.
+    With an empty queue it is always let in, since only by running does one learn that runs have become shorter.
     """
     _check_rows(spec.input, rows, spec.limits.max_batch_size)
     if remaining <= 0:
@@ -27,11 +30,12 @@ def admit(spec: EnsembleSpec, queue: BatchQueue[Any], rows: Rows, remaining: flo
         limit = spec.limits.max_queue_size
         fault = f"{queue.rows} rows are waiting, {len(rows)} more would exceed {limit}"
         raise QueueFull(fault, max(wait, LEAST_RETRY_SECONDS) if wait else UNKNOWN_RETRY_SECONDS)
-    if MARGIN * wait > remaining:
+    needed = MARGIN * wait + run_seconds
+    if queue.rows and needed > remaining:
         fault = (
             f"{queue.rows} rows are waiting, for {wait:.3g} s as it seems, and the request has {remaining:.3g} s left"
         )
-        raise TooLate(fault, max(MARGIN * wait - remaining, LEAST_RETRY_SECONDS))
+        raise TooLate(fault, max(needed - remaining, LEAST_RETRY_SECONDS))
 
 
 def unknown_policy(spec: EnsembleSpec, policy: str) -> InvalidRequest:

@@ -60,10 +60,12 @@ class Answer:
         return self.stop - self.start
 
     @property
-    def alike(self) -> tuple[str | int, ...]:
+    def alike(self) -> tuple[str | int | bytes, ...]:
         """Requests of a batch with the same value here are told the same: all with as many rows, unless rows fared differently."""
-        told = (self.asked, self.brownout_level)
-        return (*told, self.rows) if self.counted.spent.alike else (*told, self.start, self.stop)
+        told, spent = (self.asked, self.brownout_level), self.counted.spent
+        if spent.alike:
+            return (*told, self.rows)
+        return (*told, spent.fared(self.start)) if self.rows == 1 else (*told, self.start, self.stop)
 
     @cached_property
     def members(self) -> list[MemberRun]:
@@ -141,7 +143,7 @@ class Aggregator:
         now, wait = time.perf_counter(), batcher.queue.rows * batcher.pace.seconds_per_row
         policy, level = batcher.ladder.step(asked, wait, now) if batcher.ladder else (asked, 0)
         try:
-            admit(live.spec, batcher.queue, request.rows, deadline - now, wait)
+            admit(live.spec, batcher.queue, request.rows, deadline - now, wait, batcher.pace.run_seconds)
         except Overloaded as full:
             self._telemetry.shed(live.name, "too_late" if isinstance(full, TooLate) else "queue_full")
             raise

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensembles.members import Rows, Scores
-from ensembles.tally import Tally
+from ensembles.tally import Tally, no_votes
 from ensembles.votes import Ints, Mask
 from serving.course import Course
 from serving.errors import Fault
@@ -148,15 +148,18 @@ class Batch:
 
     def _enter(self, members: Sequence[int]) -> dict[int, str]:
         columns: dict[int, Scores] = {}
+        faults: dict[int, str] = {}
         for member in members:
             if member in self._came:
                 ids, record, scores = self._came.pop(member)
                 self._end(member, CODES[record.outcome], record.fault)
-                if scores is not None:
+                if scores is not None and scores.shape[:1] == (len(ids),):
                     columns[member] = self._still_open(ids, scores)
+                elif scores is not None:  # for the rows that it ran, whoever has left meanwhile
+                    faults[member] = no_votes(scores, (len(ids), self.tally.scores.shape[2]))
             elif member in self._absent:
                 self._end(member, FAILED, self._absent.pop(member))
-        faults = self.tally.enter_all(columns)
+        faults |= self.tally.enter_all(columns)
         for member, fault in faults.items():
             self._end(member, FAILED, fault)
         return faults
@@ -176,7 +179,7 @@ class Batch:
 
     def _still_open(self, ids: Ints, scores: Scores) -> Scores:
         """The votes on the rows that are open, of those on the rows that were when the run began."""
-        if self.tally.open_rows == len(ids) or len(scores) != len(ids):
+        if self.tally.open_rows == len(ids):
             return scores
         return scores[np.searchsorted(ids, self.open_ids)]
 

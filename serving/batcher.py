@@ -51,7 +51,6 @@ class Batcher:
     ) -> None:
         """`cores`: so many longer runs work at once; as many as there are members, if None."""
         self.queue: BatchQueue[Entry] = BatchQueue(spec.limits.max_batch_size, spec.limits.max_queue_size)
-        self.pace = Pace()
         ladder = spec.policies.ladder
         self.ladder = Ladder(ladder, spec.limits.brownout_seconds) if ladder else None
         self._spec = spec
@@ -72,6 +71,11 @@ class Batcher:
         self._drivers: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
+
+    @property
+    def pace(self) -> Pace:
+        """How long requests wait, and run."""
+        return self._counting.pace
 
     @property
     def members(self) -> Sequence[Member]:

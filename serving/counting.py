@@ -10,6 +10,7 @@ from serving.batch import Batch
 from serving.books import Books
 from serving.course import Course
 from serving.errors import BelowQuorum, DeadlinePassed, Fault
+from serving.pressure import Pace
 from serving.records import CODES, Counted, Crew, Outcome
 from serving.staging import Reach
 
@@ -23,6 +24,7 @@ class Counting:
     def __init__(
         self, ensemble: str, crew: Crew, courses: Sequence[Course], books: Books, watchers: Sequence[Watcher]
     ) -> None:
+        self.pace = Pace()
         self.reach = {course.policy: Reach(len(course.stages)) for course in courses}
         self._ensemble = ensemble
         self._crew = crew
@@ -110,6 +112,7 @@ class Counting:
             vote_seconds=time.perf_counter() - computed,
             faults=batch.faults,
         )
+        self.pace.ran(counted.compute_seconds)
         self._books.telemetry.batch(counted)
         self._books.statistics.batch(counted)
         return counted

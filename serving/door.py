@@ -22,6 +22,9 @@ from serving.settings import Settings
 TYPE = "type.googleapis.com/envoy.extensions.filters"
 APPLICATION = "serving.asgi:application"
 MAX_HEADERS_KB = 32
+RESETS_KEY, MOST_RESETS = "overload.premature_reset_total_stream_count", 20_000
+"""Streams of a connection after which Envoy closes it if more than half were reset within a second, as in a rapid-reset attack. Its
+500 also meet clients whose deadlines pass, at the very moment when a server has too much to do."""
 MAX_CONCURRENT_STREAMS = 1024
 IDLE_SECONDS = 3600
 HEADERS_SECONDS = 10
@@ -144,6 +147,7 @@ def configuration(settings: Settings, application: str) -> dict[str, Any]:
     return {
         "static_resources": {"listeners": [listener]},
         "stats_config": no_stats,
+        "layered_runtime": {"layers": [{"name": "limits", "static_layer": {RESETS_KEY: MOST_RESETS}}]},
         "memory_allocator_manager": {"bytes_to_release": RELEASED_BYTES, "memory_release_interval": "1s"},
     }
 

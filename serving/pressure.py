@@ -17,11 +17,12 @@ SOON = 5.0
 
 
 class Pace:
-    """How long a row takes to leave the queue, learned while others wait behind it. Instants and times in seconds."""
+    """How long a row takes to leave the queue, learned while others wait behind it, and then to be answered. In seconds."""
 
-    __slots__ = ("_busy_since", "_rows", "seconds_per_row")
+    __slots__ = ("_busy_since", "_rows", "run_seconds", "seconds_per_row")
 
     def __init__(self) -> None:
+        self.run_seconds = 0.0
         self.seconds_per_row = 0.0
         self._busy_since: float | None = None
         self._rows = 0
@@ -34,6 +35,10 @@ class Pace:
             self.seconds_per_row = newest if not known else known + RECENT * (newest - known)
         self._busy_since = now if left else None
         self._rows = rows
+
+    def ran(self, seconds: float) -> None:
+        """Rows were answered so long after they had left the queue."""
+        self.run_seconds += RECENT * (seconds - self.run_seconds)
 
 
 class Brownout:

@@ -129,6 +129,11 @@ class Spent:
         counts: list[list[int]] = [np.count_nonzero(self.outcome == code, axis=0).tolist() for code in range(4)]
         return [list(member) for member in zip(*counts, strict=True)]
 
+    def fared(self, row: int) -> bytes:
+        """How a row fared, in a form that is the same for all that fared alike."""
+        fared: bytes = self.outcome[row].tobytes() + self.seconds[row].tobytes() + self.device_seconds[row].tobytes()
+        return fared
+
     def outcomes(self, row: int) -> Sequence[int]:
         """What became of each member's vote on a row, as places in OUTCOMES, [M]."""
         found: Sequence[int] = self.outcome if self.alike else self.outcome[row].tolist()

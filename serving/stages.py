@@ -21,6 +21,9 @@ from serving.staging import Remaining, at_once, makespan
 
 log = logging.getLogger(__name__)
 
+BREATH_SECONDS = 0.001
+"""After a run on the event loop that took longer, others get their turn before the next one."""
+
 MOST_AT_ONCE = 16
 """Runs of one member on a device of its own kind: more would only wait there."""
 
@@ -110,6 +113,8 @@ class Stages:
             run = seat.run(rows)
             await seat.work(run, rows, batch.course.policy, alone=len(members) == 1)
             self._put(batch, member, ids, run)
+            if run.record.seconds > BREATH_SECONDS:
+                await asyncio.sleep(0)
         self._settle(batch, counting)
 
     async def _side_by_side(
