@@ -24,6 +24,9 @@ TIE = 1e-9
 SUM_TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to one: half-precision members stay within it, logits do not."""
 
+MOST_DUELLISTS = 32
+"""Of so many classes it is cheaper to compare each with each than to sort them."""
+
 LEAST_PROBABILITY = 1e-12
 """What the logarithm of `log_average` sees instead of zero, so that one member cannot veto a class for all."""
 
@@ -199,6 +202,20 @@ def _borda(table: _Table) -> Floats:
 
 def places(scores: NDArray[np.floating]) -> Floats:
     """The place of each class from below, counted from 0; equal ones share the mean of their places. [n, M, K]"""
+    return _places_by_duels(scores) if scores.shape[2] <= MOST_DUELLISTS else _places_by_order(scores)
+
+
+def _places_by_duels(scores: NDArray[np.floating]) -> Floats:
+    """Every class against every other: a place is what it wins, less what it loses, half of it, from the middle."""
+    rows, members, classes = scores.shape
+    by_class = np.ascontiguousarray(scores.reshape(rows * members, classes).T)
+    beats = by_class[:, None] > by_class
+    wins, losses = np.add.reduce(beats, axis=1, dtype=np.float64), np.add.reduce(beats, axis=0, dtype=np.float64)
+    places: Floats = ((wins - losses + (classes - 1)) / 2).T.reshape(scores.shape)
+    return places
+
+
+def _places_by_order(scores: NDArray[np.floating]) -> Floats:
     order = scores.argsort(axis=2)
     ranked = _along(scores, order)
     rises = ranked[:, :, 1:] != ranked[:, :, :-1]

@@ -18,7 +18,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from ensembles.votes import LEAST_PROBABILITY, TIE, Ballot, Mask, Result, Rule, TieBreak, vote
+from ensembles.votes import (
+    LEAST_PROBABILITY,
+    MOST_DUELLISTS,
+    TIE,
+    Ballot,
+    Mask,
+    Result,
+    Rule,
+    TieBreak,
+    _places_by_duels,
+    _places_by_order,
+    vote,
+)
 
 RULES = list(Rule)
 TIE_BREAKS = list(TieBreak)
@@ -104,6 +116,13 @@ def test_each_rule_by_hand_where_the_second_member_is_missing(
     assert result.probabilities[0] == pytest.approx(shares, abs=1e-6)
     assert result.votes.tolist() == [[0, -1, 2]]
     assert result.agreement == pytest.approx([agreement])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, MOST_DUELLISTS, MOST_DUELLISTS + 1])
+def test_places_are_the_same_by_duels_and_by_order(classes: int) -> None:
+    scores = np.random.default_rng(classes).integers(0, 5, (40, 3, classes)).astype(np.float32)
+
+    assert np.array_equal(_places_by_duels(scores), _places_by_order(scores))
 
 
 def test_classes_that_a_member_likes_alike_share_the_points_of_their_places() -> None:
