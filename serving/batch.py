@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ensembles.tally import Tally, no_votes
 from ensembles.votes import Ints, Mask
 from serving.course import Course
 from serving.errors import Fault
-from serving.records import CODES, FAILED, LATE, SKIPPED, Counted, MemberRun, Spent
+from serving.records import CODES, FAILED, LATE, OK, SKIPPED, Counted, MemberRun, Outcome, Spent
 
 RESERVE_SHARE, RESERVE_SECONDS = 0.1, 0.02
 """Before its deadline, a request is answered with the votes that are there: so much sooner, so that the answer still arrives."""
@@ -138,31 +138,59 @@ class Batch:
         rows = None if self.tally.open_rows == len(self._ids) else self.tally.open
         self.spent.spend(rows, member, record.seconds, record.device_seconds / len(ids))
 
+    @property
+    def unentered(self) -> dict[int, tuple[int, Scores]]:
+        """The votes that have come in and are not entered, and over how many rows, by member."""
+        return {member: (len(ids), scores) for member, (ids, _, scores) in self._came.items() if scores is not None}
+
     def enter_stage(self) -> dict[int, str]:
         """Enter what has come in of the stage that is on. Those that turn out to be no votes: why, by member."""
         return self._enter(self.course.stages[self.stage])
+
+    def enter_ahead(self) -> dict[int, str]:
+        """The same of the stages behind it, but for who gave no votes: that fails rows only if they still need the stage."""
+        ahead = [member for stage in self.course.stages[self.stage + 1 : self.begun] for member in stage]
+        came = {member: self._came[member] for member in ahead if member in self._came}
+        faults = self._enter_votes(
+            {member: (ids, scores) for member, (ids, _, scores) in came.items() if scores is not None}
+        )
+        for member, (ids, record, scores) in came.items():
+            if member in faults:
+                record.outcome, record.fault = Outcome.FAILED, faults[member]
+                self._came[member] = ids, record, None
+            elif scores is not None:
+                del self._came[member]
+                self._end(member, OK, None)
+        return faults
 
     def enter_rest(self) -> dict[int, str]:
         """The same of all stages that were begun."""
         return self._enter([member for stage in self.course.stages[self.stage : self.begun] for member in stage])
 
     def _enter(self, members: Sequence[int]) -> dict[int, str]:
-        columns: dict[int, Scores] = {}
-        faults: dict[int, str] = {}
+        came: dict[int, tuple[Ints, Scores]] = {}
         for member in members:
             if member in self._came:
                 ids, record, scores = self._came.pop(member)
                 self._end(member, CODES[record.outcome], record.fault)
-                if scores is not None and scores.shape[:1] == (len(ids),):
-                    columns[member] = self._still_open(ids, scores)
-                elif scores is not None:  # for the rows that it ran, whoever has left meanwhile
-                    faults[member] = no_votes(scores, (len(ids), self.tally.scores.shape[2]))
+                if scores is not None:
+                    came[member] = ids, scores
             elif member in self._absent:
                 self._end(member, FAILED, self._absent.pop(member))
-        faults |= self.tally.enter_all(columns)
+        faults = self._enter_votes(came)
         for member, fault in faults.items():
             self._end(member, FAILED, fault)
         return faults
+
+    def _enter_votes(self, came: Mapping[int, tuple[Ints, Scores]]) -> dict[int, str]:
+        columns: dict[int, Scores] = {}
+        faults: dict[int, str] = {}
+        for member, (ids, scores) in came.items():
+            if scores.shape[:1] == (len(ids),):
+                columns[member] = self._still_open(ids, scores)
+            else:  # for the rows that it ran, whoever has left meanwhile
+                faults[member] = no_votes(scores, (len(ids), self.tally.scores.shape[2]))
+        return faults | self.tally.enter_all(columns)
 
     def pass_over(self) -> None:
         """Wait no more for the members of stages that were begun: on the rows that are open, they are late."""

@@ -126,11 +126,11 @@ class Backlog(Generic[T]):
     def take(self, others: int) -> list[T]:
         """What runs next together: the line that fills a batch best, unless `others` rows of new requests fill one better.
 
-        Lines that were passed over often enough go first, and so does every line when nobody else waits.
+        Lines that were passed over often enough go first, the most often first, and so does every line when nobody else waits.
         """
         if not self._lines:
             return []
-        key = max(self._lines, key=lambda key: (self._lines[key].passed_over >= PATIENCE, self._lines[key].rows))
+        key = max(self._lines, key=lambda key: (max(self._lines[key].passed_over, PATIENCE - 1), self._lines[key].rows))
         line = self._lines[key]
         fills = min(line.rows, self._max_batch_size) >= min(others, self._max_batch_size)
         chosen = fills or line.passed_over >= PATIENCE

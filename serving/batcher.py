@@ -248,7 +248,11 @@ class Batcher:
             if entry.deadline <= now:
                 entry.refuse(DeadlinePassed("the deadline passed while the request waited in the queue"))
         for batch in list(self._batches):
-            self._counting.cut(batch, now)
+            try:
+                self._counting.cut(batch, now)
+            except Exception:
+                log.exception("a batch of %s broke; this is a bug", self._spec.name)
+                self._counting.refuse(batch, Internal("the batch broke; this is a bug"))
             self._stages.wake(batch)
         instants = [
             entry.cutoff if entry.cutoff > now else entry.deadline for entry in self._entries() if not entry.gone

@@ -37,8 +37,12 @@ class Counting:
         Why members gave no votes after all, by their index.
         """
         faults: dict[int, str] = {}
+        if not batch.waits:
+            return faults
         while batch.stage < batch.begun:
-            faults.update(batch.enter_rest() if batch.course.leaves_midway else batch.enter_stage())
+            faults.update(batch.enter_stage())
+            if batch.course.leaves_midway:
+                faults.update(batch.enter_ahead())
             waits = batch.stage_waits()
             if batch.course.leaves_midway if waits else not batch.last:
                 self._leave(batch, whole=not waits)

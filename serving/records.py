@@ -206,7 +206,7 @@ class Counted:
                 seconds,
                 device_seconds,
                 device_seconds * crew.usd_per_second[index],
-                fault=faults.get(index),
+                fault=faults.get(index) if outcome == FAILED else None,
             )
             for index, (outcome, rows, seconds, device_seconds) in enumerate(
                 zip(*self.spent.part(start, stop), strict=True)

@@ -77,6 +77,10 @@ class Seat:
         """Whether a run of it takes far longer than it should."""
         return any(run.overdue_at <= now for run in self._begun)
 
+    def hung(self, now: float) -> bool:
+        """Whether a run of it takes so long that this is a fault, also to those who wait for their turn behind it."""
+        return any(run.hung_at <= now for run in self._begun)
+
     async def work(self, run: Run, rows: Rows, purpose: str, alone: bool = False) -> None:
         """Run it at once, on the event loop or wherever the member likes; `alone`: no other member could run meanwhile."""
         account = self._accounts.get(purpose)

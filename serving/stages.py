@@ -63,6 +63,7 @@ class Stages:
         self._guests: list[Seat] = []
         self._turns: dict[Batch, Turn] = {}
         self._retries: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     @property
     def spare(self) -> bool:
@@ -157,30 +158,38 @@ class Stages:
         run, _ = turn.runs.pop(member)
         if task.cancelled() or turn.done.done():
             return
-        if task.exception() is not None:
-            log.error("a run of %s broke; this is a bug", self._ensemble, exc_info=task.exception())
-            counting.refuse(turn.batch, Internal("the batch broke; this is a bug"))
-        else:
+        try:
+            task.result()
             self._put(turn.batch, member, ids, run)
             self._settle(turn.batch, counting)
             if turn.batch.cutoff <= time.perf_counter():
                 counting.cut(turn.batch, time.perf_counter())
+        except Exception:
+            log.exception("a run of %s broke; this is a bug", self._ensemble)
+            counting.refuse(turn.batch, Internal("the batch broke; this is a bug"))
         self.wake(turn.batch)
 
     def _put(self, batch: Batch, member: int, ids: Ints, run: Run) -> None:
         batch.put(member, ids, run.record, run.scores)
         if run.record.outcome is Outcome.OK:
             self._books.statistics.member_ran(self._ensemble, run.record, batch.course.policy, len(batch.entries))
-            if self._seats[member].heard():
-                self.on_rotation()
         else:
             self._unheard(member, batch.rows)
 
     def _settle(self, batch: Batch, counting: Counting) -> None:
-        rows = batch.rows
-        for member, fault in counting.settle(batch).items():
-            log.warning("member %s.%s failed: %s", self._ensemble, self.members[member].name, fault)
-            self._unheard(member, rows)
+        """Count what is there. A member is heard once its votes turn out to be some."""
+        rows, came = batch.rows, batch.unentered
+        faults = counting.settle(batch)
+        left = batch.unentered
+        for member, (ran, scores) in came.items():
+            if member in left and batch.waits:
+                continue
+            fault = no_votes(scores, (ran, self._classes)) if member in left else faults.get(member)
+            if fault:
+                log.warning("member %s.%s failed: %s", self._ensemble, self.members[member].name, fault)
+                self._unheard(member, rows)
+            elif self._seats[member].heard():
+                self.on_rotation()
 
     def wake(self, batch: Batch) -> None:
         """End the turn of a batch whose stages have run, or for which nobody waits."""
@@ -201,12 +210,13 @@ class Stages:
         for member, (run, task) in turn.runs.items():
             if run.overdue_at <= now:
                 run.given_up = "late"
-            if run.hung_at <= now:
+            if self._seats[member].hung(now):
                 self._unheard(member, turn.rows)
             task.cancel()
 
     def _unheard(self, member: int, rows: Rows) -> None:
-        if self._seats[member].unheard():
+        """One fault more. Those of runs that were under way when it left are no trials, and lengthen no pause."""
+        if self._seats[member].rotation.present and not self._closed and self._seats[member].unheard():
             self.on_rotation()
             task = asyncio.get_running_loop().create_task(self._retry(self._seats[member], rows[:1].copy()))
             self._retries.add(task)
@@ -257,5 +267,6 @@ class Stages:
 
     def close(self) -> None:
         """Try nobody again."""
+        self._closed = True
         for task in self._retries:
             task.cancel()

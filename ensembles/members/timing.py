@@ -18,9 +18,9 @@ class TimeByRows:
     def predict(self, rows: int) -> float | None:
         """The figure of the nearest step that was seen, scaled by rows where it was a smaller one; None before any run."""
         step = (rows - 1).bit_length()
-        if step in self._seconds:
+        if step in self._seconds:  # runs on other threads may be observed meanwhile
             return self._seconds[step]
         if not self._seconds:
             return None
-        nearest = min(self._seconds, key=lambda known: abs(known - step))
+        nearest = min(tuple(self._seconds), key=lambda known: abs(known - step))
         return self._seconds[nearest] * 2.0 ** max(step - nearest, 0)
