@@ -7,6 +7,7 @@ with a number: with this confidence, at most this share of rows leaves early wit
 from collections.abc import Iterable
 from enum import StrEnum
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,14 +48,17 @@ def points(scores: NDArray[np.floating], ballot: Ballot) -> Floats:
     """
     if ballot.rule not in ADDITIVE:
         raise ValueError(f"found {ballot.rule}, expected one of {', '.join(ADDITIVE)}")
-    share = (ballot.weights / ballot.weights.sum())[:, None]
-    classes = scores.shape[2]
-    if ballot.rule is Rule.MAJORITY:
-        return np.where(scores.argmax(axis=2)[:, :, None] == np.arange(classes), share, 0.0)
-    if ballot.rule is Rule.BORDA:
-        scores = places(scores) / (classes * (classes - 1) / 2)
-    shares: Floats = scores * share
+    shares: Floats = _contributions(scores, ballot.rule) * (ballot.weights / ballot.weights.sum())[:, None]
     return shares
+
+
+def _contributions(scores: NDArray[np.floating], rule: Rule) -> NDArray[Any]:
+    """What each vote says for each class, before it is weighted; [n, M, K], of any type that numbers have."""
+    classes = scores.shape[2]
+    if rule is Rule.MAJORITY:
+        chosen: Mask = scores.argmax(axis=2)[:, :, None] == np.arange(classes)
+        return chosen
+    return places(scores) / (classes * (classes - 1) / 2) if rule is Rule.BORDA else scores
 
 
 def reach(rule: Rule, classes: int) -> float:
@@ -80,22 +84,22 @@ def decided(scores: NDArray[np.floating], voted: Mask, ballot: Ballot) -> Mask:
         return np.ones(len(scores), np.bool_)
     if not voted.any() or ballot.rule not in ADDITIVE:
         return np.zeros(len(scores), np.bool_)
-    heard = Ballot(ballot.rule, ballot.weights[voted], ballot.priority)
-    share = heard.weights.sum() / ballot.weights.sum()
-    standing = points(scores[:, voted], heard).sum(axis=1) * share
-    sure: Mask = _lead(standing, ballot.tie_break) > (1 - share) * reach(ballot.rule, scores.shape[2])
+    share = ballot.weights[voted] / ballot.weights.sum()
+    standing = share @ _contributions(scores[:, voted], ballot.rule)
+    sure: Mask = _lead(standing, ballot.tie_break) > (1 - share.sum()) * reach(ballot.rule, scores.shape[2])
     return sure
 
 
 def _lead(standing: Floats, tie_break: TieBreak) -> Floats:
     """How far the leader is ahead of its nearest rival, less what makes the lead safe from ties. [n, K] to [n]"""
+    if tie_break is not TieBreak.FIRST_CLASS:
+        top = np.partition(standing, -2, axis=1)
+        safe: Floats = top[:, -1] - top[:, -2] - STRICT
+        return safe
     rows = np.arange(len(standing))
     leader = standing.argmax(axis=1)
     gaps = standing[rows, leader][:, None] - standing
-    if tie_break is TieBreak.FIRST_CLASS:
-        gaps += np.where(np.arange(standing.shape[1]) > leader[:, None], EQUAL, -STRICT)
-    else:
-        gaps -= STRICT
+    gaps += np.where(np.arange(standing.shape[1]) > leader[:, None], EQUAL, -STRICT)
     gaps[rows, leader] = np.inf
     nearest: Floats = gaps.min(axis=1)
     return nearest

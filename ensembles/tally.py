@@ -139,7 +139,8 @@ class Tally:
         else:
             leaves = leaving(vote(scores, self._ballot, self._everywhere(len(scores))), score, threshold)
         if leaves.any():
-            self._close(leaves, self._surely(scores[leaves]))
+            decides_all = score is None and self._members is None and self._ballot is self._full
+            self._close(leaves, leaves[leaves] if decides_all else self._surely(scores[leaves]))
         return leaves
 
     def _decided(self, scores: NDArray[np.float32]) -> Mask:

@@ -68,18 +68,19 @@ def _p99s(arm: ArmRecord) -> list[float]:
 
 def outcomes(document: Json) -> str:
     """How the requests ended."""
-    total, answered, failed, unanswered, partial = (
+    total, answered, failed, unanswered, partial, degraded = (
         sum(arm[name] for arm in document["arms"])
         if name != "errors"
         else sum(sum(arm["errors"].values()) for arm in document["arms"])
-        for name in ("requests", "answered", "errors", "censored", "partial")
+        for name in ("requests", "answered", "errors", "censored", "partial", "degraded")
     )
-    if not failed + unanswered + partial:
+    if not failed + unanswered + partial + degraded:
         return f"All {count(total)} requests were answered, with every member that should have voted."
     parts = [f"{count(answered)} of {count(total)} requests were answered"]
     parts += [f"{count(failed)} failed"] if failed else []
     parts += [f"{count(unanswered)} had no answer when the run ended (they count with their age)"] if unanswered else []
     parts += [f"{count(partial)} answers lacked a member"] if partial else []
+    parts += [f"{count(degraded)} answers came of a cheaper policy than was asked for (brown-out)"] if degraded else []
     return ", ".join(parts) + "."
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
@@ -208,6 +208,16 @@ def _watch(telemetry: Telemetry, served: Catalog) -> None:
     )
     telemetry.watch("ensemble_member_info", "What it is served with", lambda: _member_infos(lives))
     telemetry.watch(
+        "ensemble_member_in_rotation",
+        "1 where the member is asked, 0 where it has left after repeated faults or is not loaded",
+        lambda: _rotation(lives),
+    )
+    telemetry.watch(
+        "ensemble_quorum",
+        "So many members must be in rotation for the ensemble to be ready",
+        lambda: [({"ensemble": live.name}, live.spec.vote.quorum) for live in lives if not live.unloaded],
+    )
+    telemetry.watch(
         "ensemble_certificate_stale",
         "1 where the policy's certificate was made for another manifest",
         lambda: [(labels, stale) for labels, stale, _ in _certificates(lives)],
@@ -254,6 +264,19 @@ def _member_infos(lives: Iterable[catalog.Live]) -> list[tuple[dict[str, str], f
         for live in lives
         for spec, member in zip(live.spec.members, live.members, strict=False)
     ]
+
+
+def _rotation(lives: Iterable[catalog.Live]) -> list[tuple[dict[str, str], float]]:
+    return [
+        ({"ensemble": live.name, "member": member.name}, asked)
+        for live in lives
+        if not live.unloaded
+        for member, asked in zip(live.spec.members, _present(live), strict=True)
+    ]
+
+
+def _present(live: catalog.Live) -> Sequence[bool]:
+    return live.batcher.present if live.batcher else [False] * len(live.spec.members)
 
 
 def create() -> Application:

@@ -241,9 +241,11 @@ class Batch:
             return list(range(len(self.entries)))
         if self.tally.open_rows == len(self._ids):
             return []
-        waits = np.zeros(len(self._ids), np.int64)
-        waits[self.tally.open] = 1
-        return np.flatnonzero(np.add.reduceat(waits, self.starts[:-1]) == 0).tolist()
+        waits = np.zeros(len(self._ids), np.bool_)
+        waits[self.tally.open] = True
+        if len(self.entries) < len(waits):
+            waits = np.logical_or.reduceat(waits, self.starts[:-1])
+        return np.flatnonzero(~waits).tolist()
 
     @property
     def starts(self) -> Ints:
@@ -252,9 +254,11 @@ class Batch:
 
     def take(self, numbers: Sequence[int]) -> "Batch":
         """A batch of these requests alone, as far as they have come."""
-        starts = self.starts
-        spans = [np.arange(starts[number], starts[number + 1]) for number in numbers]
-        rows = np.concatenate(spans) if spans else np.zeros(0, np.int64)
+        rows = np.array(numbers, np.int64)
+        if len(self.entries) < len(self._ids):
+            starts = self.starts
+            spans = [np.arange(starts[number], starts[number + 1]) for number in numbers]
+            rows = np.concatenate(spans) if spans else rows
         taken = Batch(
             self.course,
             [self.entries[number] for number in numbers],

@@ -92,9 +92,14 @@ class Batcher:
         return not len(self.queue) and not self._batches
 
     @property
+    def present(self) -> Sequence[bool]:
+        """By member, whether it is in rotation."""
+        return self._stages.present
+
+    @property
     def quorate(self) -> bool:
         """Whether enough members are in rotation for an answer of all."""
-        return self._stages.in_rotation >= self._spec.vote.quorum
+        return sum(self.present) >= self._spec.vote.quorum
 
     def on_rotation(self, act: Callable[[], None]) -> None:
         """Call `act` whenever a member leaves the rotation or comes back."""

@@ -5,7 +5,7 @@ decoding it. Everything here is written by the event loop's thread alone.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
@@ -80,3 +80,17 @@ class Histogram:
         for labels, distribution in self._children.items():
             family.add_metric(labels, buckets=distribution.cumulative(), sum_value=distribution.total)
         yield family
+
+
+class Read:
+    """Numbers that others keep. `family`: without samples; they are asked for each time."""
+
+    def __init__(self, family: Metric, samples: Callable[[], Iterable[tuple[dict[str, str], float]]]) -> None:
+        self._family, self._samples = family, samples
+        self._name = family.name + ("_total" if family.type == "counter" else "")
+
+    def collect(self) -> Iterator[Metric]:
+        self._family.samples = []
+        for labels, value in self._samples():
+            self._family.add_sample(self._name, labels, value)
+        yield self._family

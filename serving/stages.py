@@ -71,9 +71,9 @@ class Stages:
         return bool(self._turns) and not self._slots.locked()
 
     @property
-    def in_rotation(self) -> int:
-        """How many members are asked."""
-        return sum(seat.rotation.present for seat in self._seats)
+    def present(self) -> list[bool]:
+        """By member, whether it is asked."""
+        return [seat.rotation.present for seat in self._seats]
 
     async def run(self, batch: Batch, counting: Counting, waiting: int, free: Free) -> None:
         """Run what is next for `batch` and have its requests answered as far as they can be.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ensembles.spec import EnsembleSpec
+from serving.notes import Notes
 from serving.records import Counted, MemberRun
 
 NANOSECONDS = 1e9
@@ -87,12 +88,17 @@ class Statistics:
 
     def __init__(self) -> None:
         self._models: defaultdict[str, ModelStatistics] = defaultdict(ModelStatistics)
+        self._notes = Notes()
 
     def of(self, model: str) -> ModelStatistics:
+        self._notes.count()
         return self._models[model]
 
     def answered(self, model: str, queue_seconds: float, compute_seconds: float, total_seconds: float) -> None:
         """Count a request to `model` that was answered."""
+        self._notes.add(self._count_answered, model, queue_seconds, compute_seconds, total_seconds)
+
+    def _count_answered(self, model: str, queue_seconds: float, compute_seconds: float, total_seconds: float) -> None:
         statistics = self._models[model]
         statistics.success.count += 1
         statistics.success.seconds += total_seconds
@@ -110,8 +116,11 @@ class Statistics:
 
     def member_ran(self, ensemble: str, run: MemberRun, policy: str, requests: int) -> None:
         """Count a run of a member, for so many requests."""
+        self._notes.add(self._count_run, ensemble, run, policy, requests, _now_ms())
+
+    def _count_run(self, ensemble: str, run: MemberRun, policy: str, requests: int, now_ms: int) -> None:
         member = self._models[f"{ensemble}.{run.member}"]
-        member.ran(run.rows, run.seconds, _now_ms())
+        member.ran(run.rows, run.seconds, now_ms)
         if not policy.startswith(EnsembleSpec.MEMBER_PREFIX):
             member.within.add(run.seconds * requests, requests)
 

@@ -7,9 +7,11 @@ import numpy as np
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from ensembles.votes import Result
 from serving.ledger import Ledger
+from serving.notes import Notes
 from serving.records import OUTCOMES, Counted, Crew, MemberRun
-from serving.series import Count, Counter, Distribution, Histogram
+from serving.series import Count, Counter, Distribution, Histogram, Read
 
 SECONDS = (
     *(
@@ -123,6 +125,7 @@ class Telemetry:
         )
         self.registry.register(_Idle(ledger))
         self.watch("ensemble_price_usd_per_hour", "What an hour of a device costs", lambda: _prices(ledger))
+        self._notes = Notes()
         self._of_answered: dict[tuple[str, str, str], tuple[Count, Distribution, Count, Distribution]] = {}
         self._of_member: dict[tuple[str, str, str, str], tuple[Any, ...]] = {}
         self._of_batch: dict[str, tuple[Distribution, Distribution, dict[str, Count]]] = {}
@@ -142,6 +145,11 @@ class Telemetry:
         self, ensemble: str, policy: str, protocol: str, rows: int, queue_seconds: float, seconds: float
     ) -> None:
         """Count one request that was answered."""
+        self._notes.add(self._count_answered, ensemble, policy, protocol, rows, queue_seconds, seconds)
+
+    def _count_answered(
+        self, ensemble: str, policy: str, protocol: str, rows: int, queue_seconds: float, seconds: float
+    ) -> None:
         key = (ensemble, policy, protocol)
         series = self._of_answered.get(key)
         if series is None:
@@ -168,6 +176,9 @@ class Telemetry:
 
     def ran(self, ensemble: str, policy: str, run: MemberRun) -> None:
         """Count one run of a member and what it cost, whether or not an answer came of it."""
+        self._notes.add(self._count_run, ensemble, policy, run)
+
+    def _count_run(self, ensemble: str, policy: str, run: MemberRun) -> None:
         key = (ensemble, policy, run.member, run.device)
         series = self._of_member.get(key)
         if series is None:
@@ -187,6 +198,9 @@ class Telemetry:
 
     def outcomes(self, ensemble: str, crew: Crew, counts: Sequence[Sequence[int]]) -> None:
         """Count what became of the members' votes on rows that nobody waits for any more. `counts`: see `Spent.counts`."""
+        self._notes.add(self._count_outcomes, ensemble, crew, counts)
+
+    def _count_outcomes(self, ensemble: str, crew: Crew, counts: Sequence[Sequence[int]]) -> None:
         key = (ensemble, crew.names)
         series = self._of_outcome.get(key)
         if series is None:
@@ -199,13 +213,16 @@ class Telemetry:
 
     def batch(self, counted: Counted) -> None:
         """Count rows that were answered, and who dissented."""
-        _, vote_seconds, dissents = self._of_ensemble(counted.ensemble)
-        vote_seconds.add(counted.vote_seconds)
-        differs = np.count_nonzero(counted.present & ~counted.result.agrees, axis=0).tolist()
-        for name, number in zip(counted.crew.names, differs, strict=True):
+        self._notes.add(self._count_batch, counted.ensemble, counted.crew, counted.result, counted.vote_seconds)
+
+    def _count_batch(self, ensemble: str, crew: Crew, result: Result, seconds: float) -> None:
+        _, vote_seconds, dissents = self._of_ensemble(ensemble)
+        vote_seconds.add(seconds)
+        differs = np.count_nonzero((result.votes >= 0) & ~result.agrees, axis=0).tolist()
+        for name, number in zip(crew.names, differs, strict=True):
             dissent = dissents.get(name)
             if dissent is None:
-                dissent = dissents[name] = self._dissents.of(counted.ensemble, name)
+                dissent = dissents[name] = self._dissents.of(ensemble, name)
             dissent.value += number
 
     def _of_ensemble(self, ensemble: str) -> tuple[Distribution, Distribution, dict[str, Count]]:
@@ -258,16 +275,17 @@ class Telemetry:
 
     def watch(self, name: str, help_text: str, samples: Callable[[], Iterable[tuple[dict[str, str], float]]]) -> None:
         """A gauge that is read when it is asked for: `samples` gives its labels and values."""
-        self.registry.register(_Read(GaugeMetricFamily(name, help_text), samples))
+        self.registry.register(Read(GaugeMetricFamily(name, help_text), samples))
 
     def watch_total(
         self, name: str, help_text: str, samples: Callable[[], Iterable[tuple[dict[str, str], float]]]
     ) -> None:
         """The same for a counter. `name` ends in `_total`."""
-        self.registry.register(_Read(CounterMetricFamily(name, help_text), samples))
+        self.registry.register(Read(CounterMetricFamily(name, help_text), samples))
 
     def exposition(self) -> bytes:
         """The text format of Prometheus."""
+        self._notes.count()
         for device in self._ledger.devices:
             for account, seconds in device.uncharged():
                 spent = (account.ensemble, account.policy, account.member, device.name)
@@ -302,17 +320,3 @@ class _Idle:
             cost.add_metric([device.name], device.cost_usd(idle))
         yield seconds
         yield cost
-
-
-class _Read:
-    """`family`: without samples; they are asked for each time."""
-
-    def __init__(self, family: Metric, samples: Callable[[], Iterable[tuple[dict[str, str], float]]]) -> None:
-        self._family, self._samples = family, samples
-        self._name = family.name + ("_total" if family.type == "counter" else "")
-
-    def collect(self) -> Iterator[Metric]:
-        self._family.samples = []
-        for labels, value in self._samples():
-            self._family.add_sample(self._name, labels, value)
-        yield self._family

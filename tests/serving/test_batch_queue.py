@@ -270,3 +270,14 @@ def test_nobody_is_passed_over_for_ever() -> None:
 
     assert turns[:PATIENCE] == [[]] * PATIENCE
     assert sorted(turns[PATIENCE:]) == [["a"], ["b"]]
+
+
+def test_however_many_fuller_lines_are_refilled_none_is_passed_over_for_ever() -> None:
+    fuller = [str(line) for line in range(2 * PATIENCE)]
+    backlog = filled(("s", "a", 1), *((line, line, 2) for line in fuller))
+    turns: list[str] = []
+    while "a" not in turns and len(turns) < PATIENCE * len(fuller):
+        turns += backlog.take(others=0)
+        backlog.put(turns[-1], turns[-1], 2)
+
+    assert "a" in turns

@@ -223,6 +223,7 @@ async def test_a_member_that_fails_late_makes_only_those_answers_partial_that_ne
     easy, hard = (Answer(None, answer.counted, at, at + 1, 0.0, 0.0) for at in (0, 1))  # type: ignore[arg-type]
 
     assert (easy.partial, hard.partial) == (False, True)
+    assert (easy.members[2].fault, hard.members[2].fault) == (None, "out of order")
     assert answer.exact.tolist() == [True, False]
 
 

@@ -17,7 +17,7 @@ from serving.books import Books
 from serving.errors import BelowQuorum, DeadlinePassed
 from serving.ledger import Ledger
 from serving.records import Outcome
-from serving.rotation import FAULTS
+from serving.rotation import FAULTS, FIRST_PAUSE
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry
 
@@ -266,6 +266,11 @@ async def test_a_member_that_lies_is_not_counted(lie: Any, delay: float) -> None
     assert answer.votes.tolist() == [[1, 1, -1]]
     assert answer.members[2].fault is not None
 
+    for _ in range(FAULTS):
+        answer = await under.ask(1, 1, 2)
+    assert answer.members[2].fault == f"out of rotation after {FAULTS} faults"
+    under.batcher.close()
+
 
 async def test_a_stuck_member_counts_as_faulty_and_its_runs_do_not_pile_up() -> None:
     under = Under(c=[says(2, delay=NEVER)])
@@ -277,6 +282,71 @@ async def test_a_stuck_member_counts_as_faulty_and_its_runs_do_not_pile_up() -> 
     assert "rotation" in (answer.members[2].fault or "")
     assert len(under.members[2].ran) == FAULTS
     under.batcher.close()
+
+
+class Stubborn(ScriptedMember):
+    """Ends its runs when they are done, whoever waits for them."""
+
+    async def run(self, rows: Any, occupation: Any, alone: bool = False) -> Any:
+        working = asyncio.ensure_future(super().run(rows, occupation, alone))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await asyncio.gather(working, return_exceptions=True)
+            raise
+
+
+async def test_a_run_that_never_ends_takes_its_member_out_of_rotation_whatever_the_deadlines() -> None:
+    under = Under()
+    under.members[2] = Stubborn("c", [says(2, delay=NEVER)], predicted=0.001)
+    under.batcher = Batcher(spec(), under.members, under.books, executors=2)
+    for _ in range(3 + FAULTS):
+        answer = await under.ask(1, 1, 1, seconds=0.2)
+
+    assert answer.members[2].fault == f"out of rotation after {FAULTS} faults"
+    assert under.members[2].ran == [1]
+    under.batcher.close()
+
+
+async def test_runs_that_were_under_way_when_their_member_left_do_not_put_off_its_trial() -> None:
+    under = Under(c=[says(2, delay=0.02, fault="broken")])
+    batcher = Batcher(spec(), under.members, under.books, executors=8, cores=64)
+    for _ in range(8):
+        now = time.perf_counter()
+        batcher.submit(Entry(np.array([[1, 1, 1]]), "full", now, now + 5.0))
+        await asyncio.sleep(0.001)
+    while not batcher.idle:
+        await asyncio.sleep(0.001)
+    tried_at = batcher._stages._seats[2].rotation.tried_at
+
+    assert len(under.members[2].ran) > FAULTS
+    assert tried_at is not None
+    assert tried_at - time.perf_counter() < FIRST_PAUSE
+    batcher.close()
+
+
+@pytest.mark.parametrize("cores", [1, 3], ids=["one after the other", "all at once"])
+async def test_who_fails_in_a_stage_that_a_row_does_not_need_is_not_missing_there(cores: int) -> None:
+    two_stages = {"early_exit": {"stages": [["a", "b"], ["c"]]}}
+    slow = {"a": [says(0, delay=0.01)], "b": [says(1, delay=0.01)]}
+    under = Under(spec(policies=two_stages, quorum=3), cores=cores, **slow, c=[says(2, delay=0.001, fault="no")])
+    answer = await under.ask(1, 1, 2, policy="early_exit")
+
+    assert (answer.label_index.tolist(), answer.exact.tolist(), answer.partial) == ([1], [True], False)
+    assert fared(answer) == {"a": "ok", "b": "ok", "c": "skipped"}
+
+
+async def test_votes_that_come_in_when_everybody_has_left_are_no_bug(caplog: pytest.LogCaptureFixture) -> None:
+    """A member that said it would be brief and is not."""
+    under = Under(a=[says(0, delay=0.05)], b=[says(1)], c=[says(2)])
+    under.members[0].brief = lambda rows, alone=False: True  # type: ignore[method-assign]
+    asking = asyncio.ensure_future(under.ask(1, 1, 1, seconds=0.02))
+    with pytest.raises(DeadlinePassed):
+        await asking
+    while not under.batcher.idle:
+        await asyncio.sleep(0.001)
+
+    assert "bug" not in caplog.text
 
 
 # -------------------------------------------------------------------------------------------------------------------- laws

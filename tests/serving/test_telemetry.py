@@ -56,6 +56,8 @@ CONTRACT = {
     "ensemble_shadow_dropped_rows_total": {"ensemble", "member", "reason"},
     "ensemble_info": {"ensemble", "version", "digest", "rule"},
     "ensemble_member_info": {"ensemble", "member", "backend", "device", "provider"},
+    "ensemble_member_in_rotation": {"ensemble", "member"},
+    "ensemble_quorum": {"ensemble"},
 }
 """Without energy, whose series is there only where the machine counts it."""
 
