@@ -43,7 +43,9 @@ proto: $(VENV)/setup
 		proto/scrutin/v1/ensemble.proto
 
 bench: $(VENV)/setup
-	$(BIN)/python -m benchmarks.run
+	-$(BIN)/python -m benchmarks.run
+	-$(BIN)/python -m benchmarks.policies
+	-$(BIN)/python -m benchmarks.loadtest
 
 clean:
 	rm -rf $(VENV) .bench

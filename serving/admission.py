@@ -32,9 +32,7 @@ def admit(
         raise QueueFull(fault, max(wait, LEAST_RETRY_SECONDS) if wait else UNKNOWN_RETRY_SECONDS)
     needed = MARGIN * wait + run_seconds
     if queue.rows and needed > remaining:
-        fault = (
-            f"{queue.rows} rows are waiting, for {wait:.3g} s as it seems, and the request has {remaining:.3g} s left"
-        )
+        fault = f"{queue.rows} rows are waiting, an answer may take {needed:.3g} s, and the request has {remaining:.3g} s left"
         raise TooLate(fault, max(needed - remaining, LEAST_RETRY_SECONDS))
 
 

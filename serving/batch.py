@@ -268,7 +268,7 @@ class Batch:
         )
         taken.stage, taken.begun, taken.faults, taken._ids = self.stage, self.begun, self.faults, self._ids[rows]
         taken.whole = self.whole
-        taken._came, taken._absent = dict(self._came), dict(self._absent)
+        taken._waited, taken._came, taken._absent = set(self._waited), dict(self._came), dict(self._absent)
         return taken
 
     def keep(self, numbers: Sequence[int]) -> None:

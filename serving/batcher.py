@@ -58,6 +58,7 @@ class Batcher:
         self._ballot = spec.ballot
         self._courses = courses(spec)
         self._stages = Stages(spec.name, members, len(spec.labels), books, cores or len(members))
+        self._stages.on_halt = self._halt
         crew = Crew(
             tuple(member.name for member in members),
             tuple(member.device for member in members),
@@ -213,10 +214,15 @@ class Batcher:
             log.exception("a batch of %s broke; this is a bug", self._spec.name)
             self._counting.refuse(batch, Internal("the batch broke; this is a bug"))
         if batch.waits:
-            self._backlog.put(batch.key, batch, batch.tally.open_rows)
-            self._start_if_any_waits()
+            self._halt(batch)
         else:
             self._batches.discard(batch)
+
+    def _halt(self, batch: Batch) -> None:
+        """Let rows wait for their next stage."""
+        self._batches.add(batch)
+        self._backlog.put(batch.key, batch, batch.tally.open_rows)
+        self._start_if_any_waits()
 
     async def _let_others_in(self) -> None:
         """Let answers go out and what has arrived meanwhile come in, so that the next batch is as full as it can be.

@@ -101,11 +101,7 @@ class Seat:
 
     async def work_in_turn(self, run: Run, rows: Rows, purpose: str) -> None:
         """Run it once a slot is free and no other run of it is overdue. Cancelled, it ends when its device is free."""
-        while self.overdue(time.perf_counter()):
-            self._freed.clear()
-            await self._freed.wait()
-        await self._slots.acquire()
-        slot = _Once(self._slots.release)
+        slot = await self._slot()
         predicted, now = self.predict(len(rows)), time.perf_counter()
         patience = max(OVERDUE * predicted, LEAST_OVERDUE_SECONDS)
         alarm = asyncio.get_running_loop().call_later(patience, slot)
@@ -118,6 +114,17 @@ class Seat:
             slot()
             self._begun.remove(run)
             self._freed.set()
+
+    async def _slot(self) -> _Once:
+        """To be given back. Which run is overdue is asked again once it is there: it may have been long in coming."""
+        while True:
+            while self.overdue(time.perf_counter()):
+                self._freed.clear()
+                await self._freed.wait()
+            await self._slots.acquire()
+            if not self.overdue(time.perf_counter()):
+                return _Once(self._slots.release)
+            self._slots.release()
 
     def _book(self, run: Run, occupation: Occupation, purpose: str) -> None:
         record, books = run.record, self._books

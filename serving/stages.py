@@ -54,6 +54,7 @@ class Stages:
         """`cores`: so many longer runs work at once."""
         self.members = members
         self.on_rotation: Callable[[], None] = lambda: None
+        self.on_halt: Callable[[Batch], None] = lambda batch: None
         self._ensemble = ensemble
         self._classes = classes
         self._books = books
@@ -141,17 +142,29 @@ class Stages:
             self._give_up(turn)
 
     async def _as_long_as_later_stages_allow(self, turn: Turn, counting: Counting) -> None:
-        """Wait for members that seem stuck, but leave the stages behind them the time they need; then go on without them."""
+        """Wait for members that seem stuck, but leave each request the time for the stages behind; then it goes on without them."""
         batch, later = turn.batch, turn.batch.course.stages[turn.batch.begun :]
         if not later:
             return
         needed = OVERDUE * sum(makespan(self._seconds(stage, len(batch.rows)), self._cores) for stage in later)
-        left = batch.cutoff - needed - LEAST_OVERDUE_SECONDS - time.perf_counter()
-        await asyncio.wait([turn.done], timeout=max(left, 0))
-        if not turn.done.done():
-            batch.pass_over()
-            self._settle(batch, counting)
+        needed += LEAST_OVERDUE_SECONDS
+        while not turn.done.done():
+            await asyncio.wait([turn.done], timeout=max(batch.cutoff - needed - time.perf_counter(), 0))
+            if not turn.done.done():
+                self._go_on(batch, counting, time.perf_counter() + needed)
+
+    def _go_on(self, batch: Batch, counting: Counting, until: float) -> None:
+        """Let the requests whose cutoff comes before `until` wait no more for this stage; the others stay."""
+        hasty = [number for number, entry in enumerate(batch.entries) if entry.cutoff <= until]
+        part = batch if len(hasty) == len(batch.entries) else batch.take(hasty)
+        part.pass_over()
+        if part is not batch:
+            batch.without(hasty)
+        self._settle(part, counting)
+        if part is batch:
             self.wake(batch)
+        elif part.waits:
+            self.on_halt(part)
 
     def _came_in(self, turn: Turn, counting: Counting, member: int, ids: Ints, task: "asyncio.Task[None]") -> None:
         """A member's run has ended."""
@@ -162,8 +175,6 @@ class Stages:
             task.result()
             self._put(turn.batch, member, ids, run)
             self._settle(turn.batch, counting)
-            if turn.batch.cutoff <= time.perf_counter():
-                counting.cut(turn.batch, time.perf_counter())
         except Exception:
             log.exception("a run of %s broke; this is a bug", self._ensemble)
             counting.refuse(turn.batch, Internal("the batch broke; this is a bug"))
@@ -190,6 +201,9 @@ class Stages:
                 self._unheard(member, rows)
             elif self._seats[member].heard():
                 self.on_rotation()
+        now = time.perf_counter()
+        if batch.waits and batch.cutoff <= now:
+            counting.cut(batch, now)
 
     def wake(self, batch: Batch) -> None:
         """End the turn of a batch whose stages have run, or for which nobody waits."""

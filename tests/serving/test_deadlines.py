@@ -136,6 +136,21 @@ async def test_a_stage_waits_for_a_stuck_member_only_as_long_as_the_next_stages_
     assert (answer.label_index.tolist(), answer.partial) == ([1], True)
 
 
+async def test_who_has_time_waits_on_for_a_member_that_others_of_its_batch_cannot_wait_for() -> None:
+    two_stages = {"early_exit": {"stages": [["a", "b"], ["c"]]}}
+    slow = [says(1, delay=0.002), says(1, delay=0.15)]
+    under = Under(spec(policies=two_stages), cores=1, a=[says(0, delay=0.002)], b=slow)
+    first = asyncio.ensure_future(under.ask(0, 0, 0, policy="early_exit"))
+    await asyncio.sleep(0)
+    hasty, patient = await asyncio.gather(
+        under.ask(1, 2, 1, policy="early_exit", seconds=0.1), under.ask(1, 2, 1, policy="early_exit")
+    )
+    await first
+
+    assert (fared(hasty)["b"], hasty.partial) == ("late", True)
+    assert (fared(patient)["b"], patient.partial) == ("ok", False)
+
+
 @pytest.mark.parametrize("exits", ["decided", {"margin": 0.9}], ids=["decided", "margin"])
 async def test_with_all_stages_at_once_the_votes_of_later_stages_count_for_what_is_late(exits: Any) -> None:
     policies = {"staged": {"stages": [["a", "b"], ["c"]], "exit": exits}}
@@ -306,6 +321,42 @@ async def test_a_run_that_never_ends_takes_its_member_out_of_rotation_whatever_t
     assert answer.members[2].fault == f"out of rotation after {FAULTS} faults"
     assert under.members[2].ran == [1]
     under.batcher.close()
+
+
+async def test_a_run_that_waits_for_a_core_does_not_begin_once_another_of_its_member_is_overdue() -> None:
+    """Two slow members keep the only core until the first batch is taken to be stuck, and the second waits behind its last run."""
+    slow = {name: [says(index, delay=0.02), says(index, delay=0.001)] for index, name in enumerate("ab")}
+    under = Under(**slow)
+    under.members[2] = Stubborn("c", [says(2, delay=NEVER)], predicted=0.001)
+    batcher = Batcher(spec(), under.members, under.books, cores=1)
+    entries = []
+    for _ in range(2):
+        now = time.perf_counter()
+        entries.append(Entry(np.array([[1, 1, 1]]), "full", now, now + 0.3))
+        batcher.submit(entries[-1])
+        await asyncio.sleep(0.01)
+    for entry in entries:
+        counted, _ = await entry.future
+        assert counted.present.tolist() == [[True, True, False]]
+
+    assert under.members[2].ran == [1]
+
+
+async def test_the_vote_that_completes_the_quorum_after_the_cutoff_makes_the_answer_where_members_are_brief() -> None:
+    def through_the_cutoff(rows: Any) -> Any:
+        time.sleep(0.005)
+        return says(0).answer(rows)
+
+    stages = {"staged": {"stages": [["a"], ["b"], ["c"]]}}
+    under = Under(spec(policies=stages), cores=1, a=[Step(through_the_cutoff)], b=[says(1)], c=[says(2, delay=NEVER)])
+    now = time.perf_counter()
+    entry = Entry(np.array([[1, 2, 1]]), "staged", now, now + 0.5)
+    entry.cutoff = now
+    under.batcher.submit(entry)
+    counted, _ = await entry.future
+
+    assert counted.present.tolist() == [[True, True, False]]
+    assert under.members[2].ran == [], "nothing is begun for a request that has its answer"
 
 
 async def test_runs_that_were_under_way_when_their_member_left_do_not_put_off_its_trial() -> None:

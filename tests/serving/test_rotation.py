@@ -69,6 +69,9 @@ def test_readiness_follows_the_quorum_and_liveness_does_not(faulty):
         assert faulty.get("/v2/health/ready").status == 503
         assert faulty.get("/v2/models/e/ready").status == 503
         assert faulty.get("/v2/health/live").status == 200
+        asked = "ensemble_member_in_rotation"
+        assert [faulty.metric(asked, ensemble="e", member=name) for name in "abc"] == [1, 0, 0]
+        assert faulty.metric("ensemble_quorum", ensemble="e") == 2
         assert "member e.b left the rotation after 3 faults in a row" in faulty.log
 
         faulty.until(serving, 20)

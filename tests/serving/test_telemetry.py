@@ -166,6 +166,8 @@ async def test_what_is_served_and_on_what_is_told(digits: Repository, executor: 
     assert value(server.books.telemetry, "ensemble_info", **infos) == 1
     assert value(server.books.telemetry, "ensemble_member_info") == 0, "before they are loaded"
     assert value(server.books.telemetry, "ensemble_queued_rows", ensemble="digits") == 0
+    assert value(server.books.telemetry, "ensemble_quorum", ensemble="digits") == 3
+    assert value(server.books.telemetry, "ensemble_member_in_rotation", ensemble="digits", member="mlp") == 0
 
     def load_member(spec: MemberSpec, content: bytes) -> ScriptedMember:
         return ScriptedMember(spec.name, [Step(always(0, 10))], device="cuda:1")
