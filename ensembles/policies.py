@@ -128,6 +128,8 @@ class Policies(Frozen):
         for step in self.ladder:
             if step not in known:
                 raise ValueError(f"policies.ladder: found {shown(step)}, expected steps among {', '.join(known)}")
+        if "full" in self.ladder[1:]:
+            raise ValueError("policies.ladder: found full below another step, expected nothing above it")
         for higher, lower in pairwise(self.ladder):
             if known[lower] > known[higher]:
                 raise ValueError(

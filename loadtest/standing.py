@@ -116,8 +116,11 @@ def accuracy(run: RunRecord, arm: ArmRecord) -> Estimate | None:
 
 
 def agreement(run: RunRecord, arm: ArmRecord) -> Estimate | None:
-    """The mean over rows of how often the answers were what the full ensemble of this run answers to the row."""
-    full = next((each for each in run.arms if each.policy == FULL), None)
+    """The mean over rows of how often the answers were what the full ensemble of this run answers to the row.
+
+    None also where a brown-out made cheaper policies answer for it: nobody knows then what it would have said.
+    """
+    full = next((each for each in run.arms if each.policy == FULL and not each.degraded), None)
     return _share(arm.answers.shares_right(full.answers.usual()).values()) if full else None
 
 

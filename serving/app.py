@@ -198,10 +198,7 @@ def _watch(telemetry: Telemetry, served: Catalog) -> None:
     telemetry.watch(
         "ensemble_brownout_level",
         "How many steps requests are served below the policy that they ask for, at the most",
-        lambda: [
-            ({"ensemble": live.name}, live.batcher.ladder.level if live.batcher and live.batcher.ladder else 0)
-            for live in lives
-        ],
+        lambda: [({"ensemble": live.name}, live.batcher.brownout_level if live.batcher else 0) for live in lives],
     )
     telemetry.watch(
         "ensemble_info", "What is served", lambda: [(_info(live), 1) for live in lives if not live.unloaded]

@@ -106,6 +106,17 @@ class Batcher:
         """Call `act` whenever a member leaves the rotation or comes back."""
         self._stages.on_rotation = act
 
+    def try_with(self, rows: Rows) -> None:
+        """Members that have left the rotation are tried with the first of these rows."""
+        self._stages.trial = rows[:1].copy()
+
+    @property
+    def brownout_level(self) -> int:
+        """How many steps requests are served below the policy that they ask for, at the most."""
+        if self.ladder is None:
+            return 0
+        return self.ladder.observe(self.queue.rows * self.pace.seconds_per_row, time.perf_counter())
+
     async def observe(
         self, rows: Rows, members: Sequence[Member], purpose: str
     ) -> list[tuple[MemberRun, Scores | None]]:

@@ -189,6 +189,7 @@ class Loader:
         Raises SanityError or RepositoryError, and then leaves nothing loaded.
         """
         members = await loaded(live.repository, self.load_member)
+        samples, _ = await asyncio.to_thread(live.repository.samples)
         for warning in live.spec.warnings:
             log.warning("%s: %s", live.name, warning)
         live.members = members
@@ -198,6 +199,7 @@ class Loader:
             watchers = [live.spare_time.watch]
             live.batcher = Batcher(live.spec, members, self.books, self.cores, watchers, self.cores)
             live.batcher.on_rotation(self.on_rotation)
+            live.batcher.try_with(samples)
             live.spare_time.start(live.batcher)
 
     def _shadows(self, repository: Repository) -> list[Shadow]:

@@ -155,4 +155,5 @@ class Counting:
             names = [name for name, counted in zip(self._crew.names, counts, strict=True) if counted[code]]
             missing += f"; {outcome.value}: {', '.join(names)}" if names else ""
         course = batch.course
-        return f"{course.size - int(batch.spent.missing().max())} members voted, the quorum is {course.quorum}{missing}"
+        voted = course.size - int(batch.spent.missing().max())
+        return f"{voted} of {course.size} members voted, the quorum is {course.quorum}{missing}"

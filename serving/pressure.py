@@ -1,7 +1,10 @@
 """How long will a request wait, and how far must policies step down so that it is not too long? Pure: times come in."""
 
-RECENT = 0.1
-"""The weight of the newest batch in the time that a row takes."""
+RECENT = 0.3
+"""The weight of the newest span in the time that a row takes, and of the newest rows in the time that runs take."""
+
+SPAN_SECONDS = 0.03
+"""Of a look at how fast rows leave the queue, at the least."""
 
 STEP_SECONDS = 0.1
 """From one step down to the next at the least: the step before has to show first."""
@@ -28,13 +31,21 @@ class Pace:
         self._rows = 0
 
     def took(self, now: float, rows: int, left: int) -> None:
-        """A batch of `rows` was taken from the queue, `left` rows remain."""
-        if self._busy_since is not None and self._rows:
+        """A batch of `rows` was taken from the queue, `left` rows remain.
+
+        Looked at over spans in which the queue was never empty, since several batches may be taken at once.
+        """
+        if self._busy_since is not None and now - self._busy_since >= SPAN_SECONDS:
             newest = (now - self._busy_since) / self._rows
             known = self.seconds_per_row
             self.seconds_per_row = newest if not known else known + RECENT * (newest - known)
-        self._busy_since = now if left else None
-        self._rows = rows
+            self._busy_since = None
+        if not left:
+            self._busy_since = None
+        elif self._busy_since is None:
+            self._busy_since, self._rows = now, rows
+        else:
+            self._rows += rows
 
     def ran(self, seconds: float) -> None:
         """Rows were answered so long after they had left the queue."""
@@ -92,16 +103,16 @@ class Ladder:
         self._policies = policies
         self._brownout = Brownout(len(policies), limit)
 
-    @property
-    def level(self) -> int:
-        return self._brownout.level
+    def observe(self, wait: float, now: float) -> int:
+        """The level where a request would wait for `wait` seconds."""
+        return self._brownout.observe(wait, now)
 
     def step(self, asked: str, wait: float, now: float) -> tuple[str, int]:
         """The policy to run for one that was asked for, and how many steps that is below it.
 
         One that is not on the ladder is run as it is, and so is one that stands below the level already.
         """
-        level = self._brownout.observe(wait, now)
+        level = self.observe(wait, now)
         place = self._place.get(asked)
         if place is None or place >= level:
             return asked, 0

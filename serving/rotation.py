@@ -4,7 +4,8 @@ FAULTS = 3
 """In a row, before a member leaves the rotation: one may be an accident of a batch, three are none."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds until a member that left is tried again; each failed trial doubles the pause."""
+"""Seconds between a failed trial and the next; each one doubles the pause. The first trial comes at once: it may have been the
+requests' doing, and then the member is back before anybody misses it."""
 
 
 class Rotation:
@@ -33,10 +34,9 @@ class Rotation:
         """It gave none. Whether it leaves by that."""
         self._faults += 1
         if self.tried_at is not None:
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
-            self.tried_at = now + self._pause
+            self.tried_at, self._pause = now + self._pause, min(2 * self._pause, LONGEST_PAUSE)
             return False
         if self._faults < FAULTS:
             return False
-        self.tried_at = now + self._pause
+        self.tried_at = now
         return True

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 BREATH_SECONDS = 0.001
 """After a run on the event loop that took longer, others get their turn before the next one."""
 
+TRIAL_SECONDS = 10.0
+"""What a member that has left the rotation may take to vote on one row."""
+
 MOST_AT_ONCE = 16
 """Runs of one member on a device of its own kind: more would only wait there."""
 
@@ -54,6 +57,8 @@ class Stages:
         """`cores`: so many longer runs work at once."""
         self.members = members
         self.on_rotation: Callable[[], None] = lambda: None
+        self.trial: Rows | None = None
+        """A row that every member should be able to vote on; one that it failed on, if None."""
         self.on_halt: Callable[[Batch], None] = lambda batch: None
         self._ensemble = ensemble
         self._classes = classes
@@ -232,16 +237,20 @@ class Stages:
         """One fault more. Those of runs that were under way when it left are no trials, and lengthen no pause."""
         if self._seats[member].rotation.present and not self._closed and self._seats[member].unheard():
             self.on_rotation()
-            task = asyncio.get_running_loop().create_task(self._retry(self._seats[member], rows[:1].copy()))
+            row = rows[:1].copy() if self.trial is None else self.trial
+            task = asyncio.get_running_loop().create_task(self._retry(self._seats[member], row))
             self._retries.add(task)
             task.add_done_callback(self._retries.discard)
 
     async def _retry(self, seat: Seat, row: Rows) -> None:
-        """Try a member that has left the rotation with a row that it failed on, after pauses that grow, until it votes."""
+        """Try a member that has left the rotation, after pauses that grow, until it votes."""
         while (at := seat.rotation.tried_at) is not None:
             await asyncio.sleep(max(at - time.perf_counter(), 0))
             try:
-                [(_, scores)] = await self.observe(row, [seat.member], "probe")
+                async with asyncio.timeout(TRIAL_SECONDS):
+                    [(_, scores)] = await self.observe(row, [seat.member], "probe")
+            except TimeoutError:
+                scores = None
             except Exception:
                 log.exception("trying %s.%s broke; this is a bug", self._ensemble, seat.member.name)
                 scores = None

@@ -1,136 +1,26 @@
-"""Writes the dashboards: `python deploy/grafana/build.py`. Their classic model, which Grafana 11 to 13 import and provision."""
+"""Writes the dashboards: `python deploy/grafana/build.py`, or with a folder behind it where they shall go."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+import sys
 from pathlib import Path
-from typing import Any
 
-FOLDER = Path(__file__).with_name("dashboards")
-SCHEMA_VERSION = 41
-COLUMNS, HEIGHT = 24, 8
-SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-OF = 'job=~"$job", ensemble=~"$ensemble"'
+from operators import OPERATORS
+from panels import board
+from worth import WORTH
 
-
-@dataclass(frozen=True)
-class Panel:
-    """`queries`: PromQL and the legend of its lines. `unit`: Grafana's name of it. A `stat` shows the last numbers, a `table` them by policy."""
-
-    title: str
-    says: str
-    unit: str
-    queries: Sequence[tuple[str, str]]
-    kind: str = "timeseries"
-    width: int = 8
-
-    def model(self, number: int, x: int, y: int) -> dict[str, Any]:
-        shape = {"h": HEIGHT if self.kind != "stat" else HEIGHT // 2, "w": self.width, "x": x, "y": y}
-        return {
-            "id": number,
-            "type": self.kind,
-            "title": self.title,
-            "description": self.says,
-            "datasource": SOURCE,
-            "gridPos": shape,
-            "targets": [self._target(*query, ref) for query, ref in zip(self.queries, "ABCDEFGH", strict=False)],
-            "fieldConfig": {"defaults": {"unit": self.unit, **self._look()}, "overrides": self._columns()},
-            "options": self._options(),
-            "transformations": self._transformations(),
-        }
-
-    def _target(self, query: str, legend: str, ref: str) -> dict[str, Any]:
-        at_once = self.kind != "timeseries"
-        target = {"refId": ref, "datasource": SOURCE, "expr": query, "legendFormat": legend, "instant": at_once}
-        return {**target, "range": not at_once, "format": "table" if self.kind == "table" else "time_series"}
-
-    def _look(self) -> dict[str, Any]:
-        if self.kind != "timeseries":
-            return {"color": {"mode": "fixed", "fixedColor": "text"}}
-        return {"custom": {"lineWidth": 1, "fillOpacity": 8, "showPoints": "never"}, "min": 0}
-
-    def _options(self) -> dict[str, Any]:
-        if self.kind == "stat":
-            return {"reduceOptions": {"calcs": ["lastNotNull"]}, "textMode": "auto", "graphMode": "none"}
-        if self.kind == "table":
-            return {"showHeader": True}
-        return {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi", "sort": "desc"}}
-
-    def _transformations(self) -> list[dict[str, Any]]:
-        if self.kind != "table":
-            return []
-        hidden = {"excludeByName": {"Time": True, "__name__": True, "job": True, "instance": True, "Value": True}}
-        return [{"id": "merge", "options": {}}, {"id": "organize", "options": hidden}]
-
-    def _columns(self) -> list[dict[str, Any]]:
-        """The names of a table's columns, which Grafana calls `Value #A` and so on."""
-        if self.kind != "table" or len(self.queries) == 1:
-            return []
-        return [
-            {
-                "matcher": {"id": "byName", "options": f"Value #{ref}"},
-                "properties": [{"id": "displayName", "value": legend}],
-            }
-            for (_, legend), ref in zip(self.queries, "ABCDEFGH", strict=False)
-        ]
-
-
-def board(uid: str, title: str, says: str, rows: dict[str, Sequence[Panel]]) -> dict[str, Any]:
-    return {
-        "uid": uid,
-        "title": title,
-        "description": says,
-        "tags": ["scrutin"],
-        "schemaVersion": SCHEMA_VERSION,
-        "version": 1,
-        "editable": True,
-        "graphTooltip": 1,
-        "refresh": "30s",
-        "time": {"from": "now-6h", "to": "now"},
-        "timezone": "browser",
-        "templating": {"list": [_source(), _variable("job", ""), _variable("ensemble", '{job=~"$job"}')]},
-        "annotations": {"list": []},
-        "panels": list(_placed(rows)),
-    }
-
-
-def _source() -> dict[str, Any]:
-    return {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
-
-
-def _variable(name: str, within: str) -> dict[str, Any]:
-    query = f"label_values(ensemble_info{within}, {name})"
-    choice = {"multi": True, "includeAll": True, "allValue": ".*", "current": {"text": ["All"], "value": ["$__all"]}}
-    asked = {"query": {"query": query, "refId": name}, "definition": query, "refresh": 2, "sort": 1}
-    return {"name": name, "type": "query", "datasource": SOURCE, **asked, **choice}
-
-
-def _placed(rows: dict[str, Sequence[Panel]]) -> Iterator[dict[str, Any]]:
-    """Panels beside each other while there is room, row after row."""
-    number, y = 1, 0
-    for title, panels in rows.items():
-        yield {"id": number, "type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": _bar(y)}
-        number, x, y = number + 1, 0, y + 1
-        for panel, behind in pairwise([*panels, None]):
-            assert panel is not None
-            model = panel.model(number, x, y)
-            yield model
-            number, x = number + 1, x + panel.width
-            if behind is None or x + behind.width > COLUMNS:
-                x, y = 0, y + model["gridPos"]["h"]
-
-
-def _bar(y: int) -> dict[str, int]:
-    return {"h": 1, "w": COLUMNS, "x": 0, "y": y}
+BOARDS = {
+    "operators": board(
+        "scrutin-operators", "Scrutin: operation", "Is it well? Traffic, latency, members, queue, devices", OPERATORS
+    ),
+    "worth": board("scrutin-worth", "Scrutin: worth", "Accuracy gained against cost, by policy and member", WORTH),
+}
 
 
 def main() -> None:
-    from boards import BOARDS  # in the same folder, which is on the path of a script
-
-    FOLDER.mkdir(exist_ok=True)
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("dashboards")
+    folder.mkdir(exist_ok=True)
     for name, made in BOARDS.items():
-        (FOLDER / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
+        (folder / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ async def predict(serving: Serving, name: str, body: bytes, content_type: str) -
             return from_images(made, model, [body])
         if kind == FORM:
             fields = form(body, options.get(b"boundary", b""))
+            unknown = fields.keys() - {"image", "policy"}
+            if unknown:
+                raise InvalidRequest(f"unknown field {min(unknown)[:64]!r}, expected image and policy")
             policy = fields.get("policy", [b""])[0].decode("utf-8", "replace")
             return from_images(partial(made, policy=policy), model, fields.get("image", []))
         content = json_object(body)

@@ -348,9 +348,9 @@ async def test_when_all_vote_the_answer_is_whole_and_exact() -> None:
 @pytest.mark.parametrize(
     ("quorum", "failing", "line"),
     [
-        (3, "b", "2 members voted, the quorum is 3; failed: b"),
-        (2, "ac", "1 members voted, the quorum is 2; failed: a, c"),
-        (1, "abc", "0 members voted, the quorum is 1; failed: a, b, c"),
+        (3, "b", "2 of 3 members voted, the quorum is 3; failed: b"),
+        (2, "ac", "1 of 3 members voted, the quorum is 2; failed: a, c"),
+        (1, "abc", "0 of 3 members voted, the quorum is 1; failed: a, b, c"),
     ],
 )
 async def test_below_the_quorum_there_is_no_answer_but_the_names_of_who_failed(
@@ -367,7 +367,7 @@ async def test_below_the_quorum_there_is_no_answer_but_the_names_of_who_failed(
 async def test_a_member_asked_alone_needs_no_quorum_but_itself() -> None:
     server = batcher(member("a", broken(), Step(echo)), member("b"), quorum=2)
 
-    with pytest.raises(BelowQuorum, match="^0 members voted, the quorum is 1; failed: a$"):
+    with pytest.raises(BelowQuorum, match="^0 of 1 members voted, the quorum is 1; failed: a$"):
         await ask(server, [1], "member:a")
     assert await ask(server, [1], "member:a") == [1]
 
@@ -511,7 +511,7 @@ async def test_below_the_quorum_of_the_manifest_nobody_answers(
 ) -> None:
     server = served(digits, executor, broken_members=["forest", "mlp", "bayes"])
 
-    with pytest.raises(BelowQuorum, match="^2 members voted, the quorum is 3; failed: mlp, forest, bayes$"):
+    with pytest.raises(BelowQuorum, match="^2 of 5 members voted, the quorum is 3; failed: mlp, forest, bayes$"):
         await ask_digits(server, samples[0][:1])
 
 

@@ -244,7 +244,7 @@ async def test_rows_that_had_left_are_answered_though_the_rest_of_their_batch_is
 
     assert isinstance(easy, Answer) and easy.label_index.tolist() == [1]
     assert isinstance(hard, BelowQuorum)
-    assert str(hard) == "2 members voted, the quorum is 3; failed: c"
+    assert str(hard) == "2 of 3 members voted, the quorum is 3; failed: c"
 
 
 async def test_an_abstention_is_not_what_those_who_were_skipped_said() -> None:
@@ -261,7 +261,7 @@ async def test_an_abstention_is_not_what_those_who_were_skipped_said() -> None:
 async def test_too_many_failures_are_below_the_quorum() -> None:
     under = Under(spec({"early_exit": EXACT}, quorum=2), a=broken(), b=broken())
 
-    with pytest.raises(BelowQuorum, match="1 members voted, the quorum is 2; failed: a, b"):
+    with pytest.raises(BelowQuorum, match="1 of 3 members voted, the quorum is 2; failed: a, b"):
         await under.ask("early_exit", [1, 1, 1])
 
 

@@ -117,7 +117,7 @@ def test_requests_step_down_from_where_they_ask_and_no_further_than_they_must() 
     assert ladder.step("full", 0.3, 2.0) == ("member:a", 2)
     assert ladder.step("early_exit", 0.3, 2.01) == ("member:a", 1)
     assert ladder.step("member:a", 0.3, 2.02) == ("member:a", 0)
-    assert ladder.level == 2
+    assert ladder.observe(0.3, 2.03) == 2
 
 
 def test_what_is_not_on_the_ladder_stays_as_it_is() -> None:
