@@ -24,7 +24,7 @@ def series(prometheus: str, target: dict[str, Any], ended: float) -> list[tuple[
         found = json.load(answer)["data"]["result"]
     return [
         (
-            legend(target["legendFormat"], each["metric"]),
+            legend(target, each["metric"]),
             [(float(at) - ended) / 60 for at, _ in each["values"]],
             [float(value) for _, value in each["values"]],
         )
@@ -32,7 +32,11 @@ def series(prometheus: str, target: dict[str, Any], ended: float) -> list[tuple[
     ]
 
 
-def legend(wording: str, labels: dict[str, str]) -> str:
+def legend(target: dict[str, Any], labels: dict[str, str]) -> str:
+    """As Grafana words it; the cells of a table with all their labels."""
+    wording: str = target["legendFormat"]
+    if target["format"] == "table":
+        return " ".join([wording, *(value for name, value in labels.items() if name not in {"__name__", "job"})])
     for name, value in labels.items():
         wording = wording.replace(f"{{{{{name}}}}}", value)
     return wording
@@ -46,7 +50,7 @@ def draw(axes: Axes, panel: dict[str, Any], prometheus: str, ended: float) -> No
     if panel["type"] == "timeseries" and lines:
         for label, minutes, values in lines:
             axes.plot(minutes, values, linewidth=0.8, label=label)
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.set_ylim(bottom=panel["fieldConfig"]["defaults"].get("min"))
         axes.legend(fontsize=5, loc="upper left")
         return
     axes.axis("off")

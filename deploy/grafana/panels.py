@@ -1,6 +1,6 @@
 """What a dashboard is to Grafana: its classic model, which Grafana 11 to 13 import and provision."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ class Panel:
     queries: Sequence[tuple[str, str]]
     kind: str = "timeseries"
     width: int = 8
+    from_zero: bool = True
 
     def model(self, number: int, x: int, y: int) -> dict[str, Any]:
         shape = {"h": HEIGHT if self.kind != "stat" else HEIGHT // 2, "w": self.width, "x": x, "y": y}
@@ -43,7 +44,10 @@ class Panel:
     def _look(self) -> dict[str, Any]:
         if self.kind != "timeseries":
             return {"color": {"mode": "fixed", "fixedColor": "text"}}
-        return {"custom": {"lineWidth": 1, "fillOpacity": 8, "showPoints": "never"}, "min": 0}
+        return {
+            "custom": {"lineWidth": 1, "fillOpacity": 8, "showPoints": "never"},
+            **({"min": 0} if self.from_zero else {}),
+        }
 
     def _options(self) -> dict[str, Any]:
         if self.kind == "stat":
@@ -71,7 +75,7 @@ class Panel:
         ]
 
 
-def board(uid: str, title: str, says: str, rows: dict[str, Sequence[Panel]]) -> dict[str, Any]:
+def board(uid: str, title: str, says: str, rows: Mapping[str, Sequence[Panel]]) -> dict[str, Any]:
     return {
         "uid": uid,
         "title": title,
@@ -101,7 +105,7 @@ def _variable(name: str, within: str) -> dict[str, Any]:
     return {"name": name, "type": "query", "datasource": SOURCE, **asked, **choice}
 
 
-def _placed(rows: dict[str, Sequence[Panel]]) -> Iterator[dict[str, Any]]:
+def _placed(rows: Mapping[str, Sequence[Panel]]) -> Iterator[dict[str, Any]]:
     """Panels beside each other while there is room, row after row."""
     number, y = 1, 0
     for title, panels in rows.items():

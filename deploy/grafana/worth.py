@@ -22,7 +22,7 @@ WORTH = {
             6,
         ),
         Panel(
-            "A million right answers, in full",
+            "A million right answers under full",
             "USD of what members computed for them",
             "currencyUSD",
             [(f'1e6 * policy:ensemble_feedback_cost_usd:per_right_answer1h{{{OF}, policy="full"}}', "")],
@@ -30,7 +30,7 @@ WORTH = {
             6,
         ),
         Panel(
-            "An hour of all servers",
+            "An hour of all servers costs",
             "USD, used and idle",
             "currencyUSD",
             [(f"job:ensemble_cost_usd:rate5m_per_hour{{{DEVICES}}}", "")],
@@ -54,19 +54,21 @@ WORTH = {
     ],
     "Right": [
         Panel(
-            "By policy",
+            "Right answers by policy",
             "The share of right answers among those whose truth was told",
             "percentunit",
             [(f"policy:ensemble_feedback:accuracy1h{{{OF}}}", "{{ensemble}} {{policy}}")],
+            from_zero=False,
         ),
         Panel(
-            "By member, and the vote",
+            "Right answers by member, and of the vote",
             "Comparable only where all members voted on every row, which full does",
             "percentunit",
             [
                 (f"member:ensemble_member_feedback:accuracy1h{{{OF}}}", "{{ensemble}}.{{member}}"),
                 (f'policy:ensemble_feedback:accuracy1h{{{OF}, policy="full"}}', "{{ensemble}} vote"),
             ],
+            from_zero=False,
         ),
         Panel(
             "Another label than the full ensemble",
@@ -77,19 +79,19 @@ WORTH = {
     ],
     "Cost": [
         Panel(
-            "1000 rows",
+            "1000 rows cost",
             "USD of what members computed, by policy",
             "currencyUSD",
             [(f"policy:ensemble_cost_usd:per_1000_rows1h{{{OF}}}", "{{ensemble}} {{policy}}")],
         ),
         Panel(
-            "A right answer",
+            "A right answer costs",
             "USD of what members computed, by policy",
             "currencyUSD",
             [(f"policy:ensemble_feedback_cost_usd:per_right_answer1h{{{OF}}}", "{{ensemble}} {{policy}}")],
         ),
         Panel(
-            "An hour by member",
+            "An hour costs, by member",
             "USD, answers, audits and shadows",
             "currencyUSD",
             [
@@ -100,7 +102,7 @@ WORTH = {
             ],
         ),
         Panel(
-            "An hour, used and idle",
+            "An hour costs, used and idle",
             "USD, by device",
             "currencyUSD",
             [
@@ -119,6 +121,7 @@ WORTH = {
             "1 within 1%, once a server is a quarter of an hour old",
             "none",
             [(f"instance:ensemble_ledger:ratio15m{{{DEVICES}}}", "{{instance}} {{device}}")],
+            from_zero=False,
         ),
     ],
     "Policies": [
