@@ -234,6 +234,7 @@ class UnaryCaller:
     async def close(self) -> None:
         for channel in self._channels:
             channel.close()
+        await asyncio.sleep(0)  # the loop closes sockets in its next round, which may be its last
 
 
 def plain(error: OSError) -> str:

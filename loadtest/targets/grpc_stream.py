@@ -108,3 +108,4 @@ class StreamCaller:
     async def close(self) -> None:
         for channel in self._channels:
             channel.close()
+        await asyncio.sleep(0)  # the loop closes sockets in its next round, which may be its last

@@ -205,12 +205,13 @@ class Pool:
         elif wanted in self._wanted:
             self._wanted.remove(wanted)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for task in self._connecting:
             task.cancel()
         self._wanted.clear()
         for connection in list(self._open):
             connection.abort()
+        await asyncio.sleep(0)  # the loop closes what was aborted in its next round, which may be its last
 
     def _connect(self) -> None:
         if len(self._open) + len(self._connecting) < self._options.most and len(self._connecting) < len(self._wanted):
@@ -283,7 +284,7 @@ class HttpCaller:
         self._pool.forget(call.state)
 
     async def close(self) -> None:
-        self._pool.close()
+        await self._pool.close()
 
 
 async def get(address: Address, tls: ssl.SSLContext | None, path: str) -> Raw:
@@ -298,4 +299,4 @@ async def get(address: Address, tls: ssl.SSLContext | None, path: str) -> Raw:
     except TimeoutError:
         raise TargetError(f"{address.place}: found no answer to GET {path} within {OPEN_SECONDS:g} s") from None
     finally:
-        pool.close()
+        await pool.close()

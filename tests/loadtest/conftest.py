@@ -36,12 +36,23 @@ def command(*arguments: object, **given: object) -> list[str]:
     return line
 
 
-@pytest.fixture(scope="session")
+def _interruptible() -> None:
+    """As in a terminal; what a script starts in the background ignores interrupts, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
 def start_loadtest():
     """The same, under way."""
 
     def start(*arguments: object, **given: object) -> subprocess.Popen:
-        return subprocess.Popen(command(*arguments, **given), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command(*arguments, **given),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_interruptible,
+        )
 
     return start
 
