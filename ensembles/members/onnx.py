@@ -20,11 +20,11 @@ except ImportError:
         "no ONNX Runtime is installed: pip install 'scrutin[cpu]', or 'scrutin[gpu]' on a machine with CUDA"
     ) from None
 
-ON_THE_LOOP_SECONDS = {True: 0.003, False: 0.001}
+ON_THE_LOOP_SECONDS = {True: 0.005, False: 0.001}
 """Runs predicted to be shorter than this stay on the event loop, by whether nothing could run beside them.
 
 Going to a thread and back costs about 0.1 ms, a quarter of a light request and more, and on a busy loop several. With one core, or one
-member, a thread buys only that the loop stays responsive, for which 3 ms is soon enough; else it buys members that run at once,
+member, a thread buys only that the loop stays responsive, for which 5 ms is soon enough; else it buys members that run at once,
 which pays from about 1 ms.
 """
 
