@@ -174,6 +174,7 @@ async def _serve(job: Job, line: Line) -> None:
     loop = asyncio.get_running_loop()
     start = await loop.run_in_executor(None, line.recv)
     loop.add_reader(line.fileno(), lambda: _hear(line, load))
+    os.set_blocking(line.fileno(), True)  # the loop made it one that does not wait, and what is long would be cut off
     beating = loop.create_task(_beat(load, line))
     outcome = await load.run(start)
     beating.cancel()

@@ -76,6 +76,13 @@ def request_headers(address: Address, method: str, deadline: float = 0.0) -> lis
     ]
 
 
+def _why(error: Http2Error | OSError) -> str:
+    """No connection."""
+    if isinstance(error, TimeoutError):
+        return f"found nothing that speaks HTTP/2 within {OPEN_SECONDS:g} s"
+    return f"{plain(error) if isinstance(error, OSError) else error}; expected a gRPC server"
+
+
 class Channel:
     """One connection at a time, made again when it is lost."""
 
@@ -91,22 +98,20 @@ class Channel:
     async def open(self) -> Connection:
         """Raises TargetError."""
         loop, address = asyncio.get_running_loop(), self._address
+        connection = Connection(self._headers)
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._headers),
+                await loop.create_connection(
+                    lambda: connection,
                     address.host,
                     address.port,
                     ssl=self._options.tls,
                     server_hostname=address.host if self._options.tls else None,
                 )
                 await connection.opened
-        except TimeoutError:
-            raise TargetError(f"{address.place}: found nothing that speaks HTTP/2 within {OPEN_SECONDS:g} s") from None
-        except Http2Error as error:
-            raise TargetError(f"{address.place}: {error}; expected a gRPC server") from None
-        except (OSError, ssl.SSLError) as error:
-            raise TargetError(f"{address.place}: {plain(error)}; expected a gRPC server") from None
+        except (Http2Error, OSError, ssl.SSLError) as error:
+            connection.close()
+            raise TargetError(f"{address.place}: {_why(error)}") from None
         self._connection = connection
         return connection
 

@@ -182,7 +182,11 @@ class Pool:
 
     async def open(self) -> None:
         """Raises TargetError."""
-        self._idle += await asyncio.gather(*(self._connected() for _ in range(self._options.connections)))
+        try:
+            self._idle += await asyncio.gather(*(self._connected() for _ in range(self._options.connections)))
+        except TargetError:
+            await self.close()
+            raise
 
     def ask(self, request: bytes, finish: Callable[[Raw, float], None]) -> _Wanted:
         wanted = _Wanted(request, finish)
