@@ -25,8 +25,14 @@ demo: $(VENV)/serve
 	$(PIP) --editable '.[cpu,report]'
 	$(BIN)/python -m loadtest.demo
 
+# Tests of servers have both cores to themselves; the others share them.
 test: check
+ifdef PYTEST
 	$(BIN)/python -m pytest $(PYTEST)
+else
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/serving --ignore tests/deploy
+	$(BIN)/python -m pytest tests/serving tests/deploy
+endif
 
 check: $(VENV)/setup
 	$(BIN)/ruff format --check .
@@ -46,6 +52,7 @@ bench: $(VENV)/setup
 	-$(BIN)/python -m benchmarks.run
 	-$(BIN)/python -m benchmarks.policies
 	-$(BIN)/python -m benchmarks.loadtest
+	-$(BIN)/python -m benchmarks.scaling
 
 clean:
 	rm -rf $(VENV) .bench

@@ -64,8 +64,7 @@ def echo() -> Iterator[str]:
 def measured(way: Way, place: str, load: Load, watch: measuring.Watch) -> RunRecord:
     options = TargetOptions(stream=way.stream)
     ready = asyncio.run(target.prepare(f"{way.scheme}://{place}", options, (), None, 0))
-    run, _ = measuring.measure(ready, load, watch)
-    return run
+    return measuring.measure(ready, load, watch)
 
 
 def ignore(elapsed: float, beats: list[Beat]) -> None:

@@ -44,8 +44,8 @@ def slot_seconds(duration: float) -> float:
     return next((slot for slot in (1.0, 0.5, 0.2) if slot * SLOTS <= duration), SHORTEST_SLOT)
 
 
-def measure(target: Target, load: Load, watch: Watch) -> tuple[RunRecord, dict[str, str]]:
-    """The run, and of each code of errors what the server said first. Raises ScheduleError, WorkerError."""
+def measure(target: Target, load: Load, watch: Watch) -> RunRecord:
+    """Raises ScheduleError, WorkerError."""
     jobs = shared(target, load)
     whole = load.course.schedule(load.seed, len(target.policies)) if load.course else None
     made = plan(target, load, whole)
@@ -66,6 +66,7 @@ def measure(target: Target, load: Load, watch: Watch) -> tuple[RunRecord, dict[s
         data=target.data.name,
         shards=[load.shard],
         of_shards=load.of_shards,
+        messages=said(finished),
         stopped=next((outcome.stopped for outcome in finished.outcomes if outcome.stopped), ""),
         ensemble={
             "name": target.description.name,
@@ -76,7 +77,7 @@ def measure(target: Target, load: Load, watch: Watch) -> tuple[RunRecord, dict[s
     for outcome in finished.outcomes[1:]:
         for mine, theirs in zip(run.arms, outcome.arms, strict=True):
             mine.merge(theirs)
-    return run, said(finished)
+    return run
 
 
 def said(finished: Finished) -> dict[str, str]:

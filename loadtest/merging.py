@@ -38,6 +38,7 @@ def merged(runs: Sequence[RunRecord], names: Sequence[str] | None = None) -> Run
         generator=_generator(runs),
         shards=sorted(shard for run in runs for shard in run.shards),
         stopped="; ".join(dict.fromkeys(run.stopped for run in runs if run.stopped)),
+        messages={code: text for run in reversed(runs) for code, text in run.messages.items()},
         server=next((run.server for run in runs if run.server), {}),
     )
 

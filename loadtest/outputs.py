@@ -13,7 +13,7 @@ from loadtest.records import Json, RunRecord
 from loadtest.results import ResultsError
 
 CSV, HLOG = "results.csv", "latency.hlog"
-LEFT_OUT = frozenset({"record", "slos", "errors"})
+LEFT_OUT = frozenset({"record", "slos", "errors", "failure_seconds"})
 
 
 def write(run: RunRecord, document: Json, folder: Path) -> dict[str, Path]:

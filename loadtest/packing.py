@@ -9,7 +9,7 @@ from loadtest import hdr
 from loadtest.histogram import Histogram
 from loadtest.records import Answers, ArmRecord, Generator, Json, Plan, RunRecord, Slot, Spending
 
-HISTOGRAMS = ("latency", "service", "lateness", "failures", "censored")
+HISTOGRAMS = ("latency", "service", "lateness", "censored")
 
 
 def packed_histogram(histogram: Histogram) -> Json:
@@ -30,6 +30,7 @@ def packed_arm(arm: ArmRecord) -> Json:
     """All of an arm that a summary does not hold."""
     return {
         **{name: packed_histogram(getattr(arm, name)) for name in HISTOGRAMS},
+        "failures": {code: packed_histogram(failures) for code, failures in sorted(arm.failures.items())},
         "slot_seconds": arm.slot_seconds,
         "spending": asdict(arm.spending),
         "answers": [[row, label, count] for (row, label), count in sorted(arm.answers.counts.items())],
@@ -51,9 +52,9 @@ def unpacked_arm(content: Json) -> ArmRecord:
         policy=content["policy"],
         requests=content["requests"],
         rows=content["rows"],
-        errors=Counter(content["errors"]),
         partial=content["partial"],
         degraded=content["degraded"],
+        failures={code: unpacked_histogram(failures) for code, failures in record["failures"].items()},
         slot_seconds=record["slot_seconds"],
         spending=Spending(**record["spending"]),
         answers=Answers(Counter({(row, label): count for row, label, count in record["answers"]})),
@@ -77,7 +78,7 @@ def _unpacked_slot(content: Json) -> Slot:
 
 PLAIN = (
     "target", "seed", "schedule_sha256", "started_at", "ended_at", "labels", "data", "slos",
-    "shards", "of_shards", "stopped", "server", "ensemble",
+    "shards", "of_shards", "stopped", "messages", "server", "ensemble",
 )  # fmt: skip
 """The fields of a run that are plain values already."""
 

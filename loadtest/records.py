@@ -105,9 +105,9 @@ class Answers:
 class ArmRecord:
     """What was measured of one policy. Requests of a warm-up are no part of it.
 
-    `requests`: all that were due. Each ends as one of answered (in `latency`), failed (in `errors`) or unfinished (in `censored`).
+    `requests`: all that were due. Each ends as one of answered (in `latency`), failed (in `failures`) or unfinished (in `censored`).
     `latency`: planned instant to answer; `service`: sending to answer; `lateness`: planned instant to sending.
-    `failures`: planned instant to error. `censored`: the age of those that had no answer when the run ended.
+    `failures`: planned instant to error, by code. `censored`: the age of those that had no answer when the run ended.
     `rows`: of answers. `partial` and `degraded`: answers, in requests.
     """
 
@@ -115,19 +115,23 @@ class ArmRecord:
     slot_seconds: float = 1.0
     requests: int = 0
     rows: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
     partial: int = 0
     degraded: int = 0
     latency: Histogram = field(default_factory=Histogram)
     service: Histogram = field(default_factory=Histogram)
     lateness: Histogram = field(default_factory=Histogram)
-    failures: Histogram = field(default_factory=Histogram)
+    failures: dict[str, Histogram] = field(default_factory=dict)
     censored: Histogram = field(default_factory=Histogram)
     spending: Spending = field(default_factory=Spending)
     answers: Answers = field(default_factory=Answers)
     timeline: list[Slot] = field(default_factory=list)
     first_sent: float = float("inf")
     last_done: float = 0.0
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """How many by code."""
+        return {code: failures.count for code, failures in sorted(self.failures.items())}
 
     @property
     def delays(self) -> Histogram:
@@ -154,8 +158,7 @@ class ArmRecord:
 
     def failed(self, planned: float, done: float, code: str) -> None:
         """`code`: the gRPC status' name, or the HTTP status ("429"), or what the connection met ("UNAVAILABLE")."""
-        self.errors[code] += 1
-        self.failures.record(done - planned)
+        self.failures.setdefault(code, Histogram()).record(done - planned)
         self.slot(done).errors += 1
         self.last_done = max(self.last_done, done)
 
@@ -193,9 +196,10 @@ class ArmRecord:
             )
         for name in ("requests", "rows", "partial", "degraded"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("latency", "service", "lateness", "failures", "censored", "spending", "answers"):
+        for name in ("latency", "service", "lateness", "censored", "spending", "answers"):
             getattr(self, name).merge(getattr(other, name))
-        self.errors.update(other.errors)
+        for code, failures in other.failures.items():
+            self.failures.setdefault(code, Histogram()).merge(failures)
         for place, slot in enumerate(other.timeline):
             self._slot_at(place).merge(slot)
         self.first_sent = min(self.first_sent, other.first_sent)
@@ -271,6 +275,8 @@ class RunRecord:
     of_shards: int = 1
     stopped: str = ""
     """Why the run ended before its plan, e.g. `interrupted after 3.2 s` or `the target went away`; else empty."""
+    messages: dict[str, str] = field(default_factory=dict)
+    """Of each code of errors, what the target said first."""
     server: Json = field(default_factory=dict)
     """The server's own metrics of the span, if asked for: a name and labels (as in /metrics) to its value or increase."""
     ensemble: Json = field(default_factory=dict)

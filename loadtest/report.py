@@ -59,7 +59,8 @@ def _body(run: RunRecord, document: Json) -> Iterable[str]:
     if any(arm.timeline for arm in run.arms):
         said = sentences.outcomes(document)
         yield _picture("throughput", "What was due, and what was answered", said, plots.throughput(run, said))
-        yield _picture("errors", "What went wrong", "", plots.errors(run, document))
+        said = sentences.failures(document)
+        yield _picture("errors", "What went wrong", said, plots.errors(run, document))
     yield _text("All numbers", report_tables.numbers(document))
     if run.server:
         yield _text("What the server's own metrics say of the same span", report_tables.server(run, document))

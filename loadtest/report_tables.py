@@ -113,10 +113,11 @@ def numbers(document: Json) -> str:
         rows.append(
             [key(arm["policy"]) + escape(arm["policy"]), "latency", *cells, amount(arm["latency_seconds"]["max"])]
         )
-        for kind, called in (("service", "from sending"), ("lateness", "sent late by"), ("failure", "until it failed")):
-            found = arm[f"{kind}_seconds"]
+        durations = {"from sending": arm["service_seconds"], "sent late by": arm["lateness_seconds"]}
+        durations |= {f"until {code}": found for code, found in arm["failure_seconds"].items()}
+        for called, found in durations.items():
             if found["max"] is not None:
-                rows.append(["", called, *(amount(found[level]) for level in levels)])
+                rows.append(["", escape(called), *(amount(found[level]) for level in levels)])
     head = ["", "", *(level.replace("_", ".") for level in levels)]
     counts = [
         [key(arm["policy"]) + escape(arm["policy"]), *(count(arm[name]) for name in ("requests", "answered", "rows", "partial", "degraded", "censored")),

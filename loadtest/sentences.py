@@ -84,6 +84,19 @@ def outcomes(document: Json) -> str:
     return ", ".join(parts) + "."
 
 
+def failures(document: Json) -> str:
+    """How soon requests failed, and what the target said."""
+    slowest: dict[str, float] = {}
+    for arm in document["arms"]:
+        for code, within in arm["failure_seconds"].items():
+            slowest[code] = max(slowest.get(code, 0.0), within["p99"])
+    told = [
+        f"{code} within {seconds(within)} (p99): {document['messages'].get(code) or 'nothing was said'}"
+        for code, within in slowest.items()
+    ]
+    return f"{'; '.join(told)}." if told else ""
+
+
 def generator(run: RunRecord) -> str:
     """Whether the numbers are the server's or the generator's own."""
     lateness = Histogram()

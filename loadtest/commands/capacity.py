@@ -149,12 +149,12 @@ def heard_at(target: Target, load: Load, slos: tuple[Slo, ...], rate: float, num
 
 def looked(target: Target, load: Load) -> float:
     """A rate that is likely below the capacity. Raises Fault."""
-    run, said = measured(
+    run = measured(
         target, replace(load, course=None, concurrency=CALLERS, workers=1, duration=LOOK_SECONDS), quiet=True
     )
     answered = run.arms[0].latency.count
     if not answered:
-        said_first = next(iter(said.values()), "nothing was answered")
+        said_first = next(iter(run.messages.values()), "nothing was answered")
         raise Fault(f"{target.address.url}: found no answers in a first look ({said_first}), expected some", NO)
     return answered / LOOK_SECONDS / PART
 
@@ -162,7 +162,7 @@ def looked(target: Target, load: Load) -> float:
 def probed(target: Target, load: Load, rate: float, number: int) -> RunRecord:
     """Each with arrivals of its own. Raises Fault."""
     course = Course(load.course.kind, steady(rate, load.duration)) if load.course else None
-    run, _ = measured(target, replace(load, course=course, seed=load.seed + number), quiet=True)
+    run = measured(target, replace(load, course=course, seed=load.seed + number), quiet=True)
     if run.stopped:
         raise Fault(
             f"at {rate:,.1f} requests/s {run.stopped}", NO if "interrupted" not in run.stopped else output.INTERRUPTED

@@ -27,4 +27,4 @@ def merge(
         run = merging.merged(runs, [str(path) for path in shards])
     except (ResultsError, MergeError) as error:
         raise Fault(str(error), USAGE) from error
-    output.end(run, output.show(run, output.new_folder(out), {}, as_json=as_json))
+    output.end(run, output.show(run, output.new_folder(out), as_json=as_json))

@@ -34,14 +34,14 @@ def new_folder(path: Path | None) -> Path | None:
     return path
 
 
-def show(record: RunRecord, folder: Path | None, said: dict[str, str], *, as_json: bool) -> Json:
+def show(record: RunRecord, folder: Path | None, *, as_json: bool) -> Json:
     """Write the files, print what was found, and return it as `results.json` has it. Raises Fault."""
     document = results.document(record)
     if as_json:
         print(json.dumps(document, allow_nan=False))
     else:
         tables.console().print(tables.tables(record, document))
-    for code, text in said.items():
+    for code, text in record.messages.items():
         print(f"loadtest: {code}, as first said: {one_line(text)}", file=sys.stderr)
     if folder is not None:
         try:

@@ -95,13 +95,13 @@ def run(
     folder = output.new_folder(out)
     target = options.prepared(url, asked, policies or [], data, seed)
     before = _scraped(metrics)
-    record, said = measured(target, load, quiet=as_json)
+    record = measured(target, load, quiet=as_json)
     record.slos = [slo.text for slo in objectives]
     _lay_beside(record, before, metrics)
-    output.end(record, output.show(record, folder, said, as_json=as_json))
+    output.end(record, output.show(record, folder, as_json=as_json))
 
 
-def measured(target: Target, load: Load, *, quiet: bool) -> tuple[RunRecord, dict[str, str]]:
+def measured(target: Target, load: Load, *, quiet: bool) -> RunRecord:
     """Raises Fault."""
     try:
         with View(target.names, load.duration, quiet=quiet) as view:

@@ -90,6 +90,16 @@ def test_a_request_without_an_answer_counts_with_its_age() -> None:
     assert arm.latency.count == 0
 
 
+def test_failures_are_timed_by_code() -> None:
+    arm = ArmRecord("full")
+    for code, done in (("429", 1.001), ("504", 2.0), ("429", 1.002)):
+        arm.failed(1.0, done, code)
+
+    assert arm.errors == {"429": 2, "504": 1}
+    assert arm.failures["429"].quantile(1.0) == pytest.approx(0.002, rel=1e-3)
+    assert arm.failures["504"].quantile(1.0) == pytest.approx(1.0, rel=1e-3)
+
+
 def test_the_time_line_tells_what_was_due_from_what_happened() -> None:
     arm = ArmRecord("full")
     arm.sent(0.5, 1.25)

@@ -24,6 +24,7 @@ def run(side_by_side):
         arm.failed(3.0 + place / 100, 3.5, "RESOURCE_EXHAUSTED")
     arm.unsent(9.0, 10.0)
     arm.partial, arm.degraded = 5, 1
+    found.messages = {"RESOURCE_EXHAUSTED": "the queue is full"}
     found.slos = ["p99<50ms", "error_rate<0.1%", "accuracy>0.9"]
     found.server = {'ensemble_requests_total{code="OK"}': 6000.0}
     found.ensemble = {"name": "digits", "version": 1, "digest": "ab" * 32}
@@ -147,6 +148,13 @@ def test_all_files_are_written(run, document, tmp_path: Path) -> None:
     assert {path.name for path in written.values()} == {"results.json", "results.csv", "latency.hlog", "report.html"}
     tags = [line.split(",")[0] for line in written["latency.hlog"].read_text().splitlines() if line.startswith("Tag=")]
     assert tags[:2] == ["Tag=full", "Tag=full.service"]
+
+
+def test_how_soon_requests_failed_and_why_is_told(run, document) -> None:
+    failures = document["arms"][0]["failure_seconds"]
+
+    assert failures["RESOURCE_EXHAUSTED"]["max"] == pytest.approx(0.5, rel=1e-3)
+    assert "RESOURCE_EXHAUSTED within 500 ms (p99): the queue is full." in report.page(run, document)
 
 
 def test_the_histogram_log_holds_what_was_measured(run, document, tmp_path: Path) -> None:
