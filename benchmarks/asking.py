@@ -1,8 +1,7 @@
-"""A client that asks for rows by their number: as fast as it is answered, or at planned instants whatever comes back."""
+"""A client that asks for rows by their number, as fast as it is answered."""
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +18,6 @@ from benchmarks.server import Server
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 CHANNELS = 4
-REFUSED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,13 @@ class Question:
 
 @dataclass(slots=True)
 class Reply:
-    """`number`: of the request; times in seconds; `code`: "OK" or what it was refused with; `late`: by how much it was sent late."""
+    """`number`: of the request; times in seconds; `code`: "OK" or what it was refused with."""
 
     number: int
     sent: float
     seconds: float
     code: str
     body: bytes = b""
-    late: float = 0.0
 
 
 @dataclass
@@ -109,9 +106,6 @@ class Asked:
         ]
         return np.array(skipped)
 
-    def codes(self) -> Counter[str]:
-        return Counter(reply.code for reply in self.replies)
-
 
 class Client:
     """Asks one server."""
@@ -128,7 +122,7 @@ class Client:
         for channel in self.channels:
             await channel.close()
 
-    async def ask(self, question: Question, requests: Sequence[bytes], planned: float | None = None) -> Reply:
+    async def ask(self, question: Question, requests: Sequence[bytes]) -> Reply:
         self.next += 1
         turn, sent = self.next, time.perf_counter()
         number = turn % len(requests)
@@ -138,9 +132,7 @@ class Client:
             code = "OK"
         except grpc.aio.AioRpcError as error:
             body, code = b"", error.code().name
-        now = time.perf_counter()
-        begun = sent if planned is None else planned
-        return Reply(number, sent, now - begun, code, body, sent - begun)
+        return Reply(number, sent, time.perf_counter() - sent, code, body)
 
     async def saturate(self, question: Question, concurrency: int, seconds: float, warmup: float = 0.5) -> Asked:
         """Ask again as soon as there is an answer, so many at once."""
@@ -159,19 +151,6 @@ class Client:
         open_ = False
         await asyncio.gather(*workers)
         asked.replies = asked.replies[first:last]
-        return self._between(asked, before, after)
-
-    async def offer(self, question: Question, rate: float, seconds: float, seed: int = 0) -> Asked:
-        """Ask at the instants of a Poisson process of `rate` requests a second, however long answers take."""
-        requests, asked = question.requests(), Asked(question)
-        instants = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds)))
-        before, start, tasks = self._used(), time.perf_counter(), []
-        for instant in instants:
-            if (ahead := start + instant - time.perf_counter()) > 0:
-                await asyncio.sleep(ahead)
-            tasks.append(asyncio.create_task(self.ask(question, requests, start + instant)))
-        after = self._used()
-        asked.replies = list(await asyncio.gather(*tasks))
         return self._between(asked, before, after)
 
     def _used(self) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ Ratios within one run: the server is pinned to the first core and the client to 
 """
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -21,11 +22,18 @@ from numpy.typing import NDArray
 
 from benchmarks import agreeing, doors, machine
 from benchmarks.agreeing import named
-from benchmarks.asking import REFUSED, Asked, Client, Question
+from benchmarks.asking import Asked, Client, Question
 from benchmarks.contest import say
 from benchmarks.processes import ROOT
+from benchmarks.protocols import HOST
 from benchmarks.report import Goal, Row, goals_table, table
 from benchmarks.server import Ports, Server, scrutin
+from loadtest import measuring, target
+from loadtest.jobs import Course
+from loadtest.measuring import Load
+from loadtest.records import ArmRecord
+from loadtest.schedule import Arrivals, steady
+from loadtest.targets.opening import TargetOptions
 
 WORK = ROOT / ".bench" / "policies"
 LOADS = {"32 rows": (32, 16), "8 rows": (8, 64), "1 row": (1, 64)}
@@ -42,6 +50,7 @@ STALLED_ROWS, STALLED_CALLERS = 1, 2
 PATIENCE_SECONDS = 0.25
 """Of a caller under overload."""
 
+REFUSED = "RESOURCE_EXHAUSTED"
 OFFERED = (0.9, 1.2, 3.0)
 """Times the capacity."""
 
@@ -211,37 +220,49 @@ def _watch(server: Server) -> dict[str, Any]:
 
 
 async def overload(terms: argparse.Namespace, found: Measured, core: str) -> None:
+    await asyncio.to_thread(_overload, terms, found, core)
+
+
+def _overload(terms: argparse.Namespace, found: Measured, core: str) -> None:
+    """The load is `loadtest`'s, which is on time where this file's own client would be late."""
     server = scrutin(WORK / "average", core, WORK / "overload.log")
-    async with asking(server) as client:
+    data = WORK / "rows.npz"
+    np.savez(data, x=agreeing.images())
+    try:
         for _ in range(terms.rounds):
             for load in ("32 rows", "8 rows"):
-                await _overload(terms, found, client, load)
+                _overloaded(found, server, load, data, terms.seconds)
+    finally:
+        server.stop()
 
 
-async def _overload(terms: argparse.Namespace, found: Measured, client: Client, load: str) -> None:
-    rows, concurrency = LOADS[load]
-    question = Question("average", "full", rows, PATIENCE_SECONDS)
-    closed = await client.saturate(Question("average", "full", rows), concurrency, terms.seconds)
-    capacity = len(closed.answered) / closed.wall
+def _overloaded(found: Measured, server: Server, load: str, data: Path, seconds: float) -> None:
+    rows, callers = LOADS[load]
+
+    def asked(offered: Load, patience: float) -> ArmRecord:
+        options, url = TargetOptions(rows=rows, deadline=patience), f"oip+grpc://{HOST}:{server.ports.grpc}/average"
+        ready = asyncio.run(target.prepare(url, options, ("full",), data, 0))
+        return measuring.measure(ready, offered, lambda elapsed, beats: None).arm("full")
+
+    capacity = asked(Load(None, seconds, concurrency=callers, warm_up=0.5), 0).latency.count / seconds
     goodput = {}
     for times in OFFERED:
-        done = found.keep(
-            f"{times:g} x capacity, {load}", await client.offer(question, times * capacity, terms.seconds)
-        )
-        goodput[times] = done.rows_per_second
+        course = Course(Arrivals.POISSON, steady(times * capacity, seconds))
+        arm = asked(Load(course, seconds, warm_up=0.5), PATIENCE_SECONDS)
+        goodput[times] = arm.rows / seconds
+        late = arm.lateness.quantile(0.99) * 1e3
         say(
-            f"{times:g} x {capacity * rows:.0f} rows/s, {load}: goodput {done.rows_per_second:.0f} {dict(done.codes())}"
+            f"{times:g} x {capacity * rows:.0f} rows/s, {load}: goodput {goodput[times]:.0f} rows/s, "
+            f"{arm.latency.count} answered, {arm.errors}, sent {late:.2f} ms late at p99"
         )
     found.add(
         f"goodput at 3 x the capacity / its peak, {load}",
         goodput[3.0] / max(goodput.values()),
         Goal(0.9, at_least=True),
     )
-    refusals = done.seconds(REFUSED.name)
-    late = np.percentile([reply.late for reply in done.replies], 99) * 1e3
-    if len(refusals):
-        what = f"ms until a refusal, p99, {load}"
-        found.add(what, float(np.percentile(refusals, 99)) * 1e3, Goal(10), f"sent {late:.1f} ms late at p99")
+    if REFUSED in arm.failures:
+        refusal = arm.failures[REFUSED].quantile(0.99) * 1e3
+        found.add(f"ms until a refusal, p99, {load}", refusal, Goal(10), f"sent {late:.2f} ms late at p99")
 
 
 # ----------------------------------------------------------------------------------------------------------------------- all
