@@ -141,7 +141,7 @@ def configuration(settings: Settings, application: str) -> dict[str, Any]:
         "address": addresses[0]["address"],
         "additional_addresses": addresses[1:],
         "enable_reuse_port": False,  # a second server on the same port must fail, not share it
-        "filter_chains": [{"filters": [_connection_manager(application)]}],
+        "filter_chains": [{"filters": [_connection_manager(settings, application)]}],
     }
     # Our own metrics count requests; Envoy's would cost each of them a few microseconds and nobody could read them.
     no_stats = {"stats_matcher": {"reject_all": True}}
@@ -153,7 +153,7 @@ def configuration(settings: Settings, application: str) -> dict[str, Any]:
     }
 
 
-def _connection_manager(application: str) -> dict[str, Any]:
+def _connection_manager(settings: Settings, application: str) -> dict[str, Any]:
     name = "envoy.filters.network.http_connection_manager"
     config = {
         "@type": f"{TYPE}.network.http_connection_manager.v3.HttpConnectionManager",
@@ -167,11 +167,22 @@ def _connection_manager(application: str) -> dict[str, Any]:
         "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "localhost"},
         "max_request_headers_kb": MAX_HEADERS_KB,
         "request_headers_timeout": f"{HEADERS_SECONDS}s",
-        "common_http_protocol_options": {"idle_timeout": f"{IDLE_SECONDS}s"},
+        "common_http_protocol_options": {
+            "idle_timeout": f"{IDLE_SECONDS}s",
+            **_age(settings.max_connection_age_seconds),
+        },
+        "http1_safe_max_connection_duration": True,  # with the next answer, never while a request is on its way
         "http2_protocol_options": {"max_concurrent_streams": MAX_CONCURRENT_STREAMS},
         "stream_idle_timeout": f"{IDLE_SECONDS}s",
     }
     return {"name": name, "typed_config": config}
+
+
+def _age(seconds: float | None) -> dict[str, Any]:
+    """Then HTTP/2 gets GOAWAY. By chance up to a tenth more, so that callers of one moment do not all come back in one."""
+    if seconds is None:
+        return {}
+    return {"max_connection_duration": f"{seconds:.3f}s", "max_connection_duration_jitter": {"value": 10}}
 
 
 def _only_ascii_paths() -> dict[str, Any]:

@@ -52,6 +52,9 @@ class Settings(BaseModel):
     come from people who use a product come within one; where they take longer, as long as they do.
     `receipt_key_file`: where the key is that receipts are signed with, the same for all replicas of a service; without one each
     process makes its own, so that nothing has to be prepared for a single one.
+    `max_connection_age_seconds`: how long a connection lasts, with up to a tenth more by chance, before its caller is asked to open
+    another one; what is under way on it is answered first. None, for as long as the caller likes, since a single server has no other
+    one to send callers to; behind a list of servers that grows and shrinks, some minutes.
     `drain_delay_seconds`: how long requests are still taken after SIGTERM while readiness is already gone. 0, since without a
     load balancer nobody needs it; behind one, as long as it needs to notice.
     `management`: whether callers may load and unload ensembles. No, since whoever may ask for a vote may then take it from others.
@@ -70,6 +73,7 @@ class Settings(BaseModel):
     receipt_seconds: Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False)] = 86400.0
     receipt_key_file: Path | None = None
     management: bool = False
+    max_connection_age_seconds: Annotated[float, Field(ge=1, le=366 * 86400)] | None = None
     drain_delay_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
     drain_timeout_seconds: Annotated[float, Field(ge=0, le=3600)] = 20.0
 

@@ -127,6 +127,7 @@ def test_settings_do_not_change() -> None:
             {"gpu": {"usd_per_hour": 1, "as_of": "2026-11-24"}},
             "prices.gpu.[key]: found 'gpu', expected match",
         ),
+        ("max_connection_age_seconds", 0, "max_connection_age_seconds: found 0, expected greater than or equal to 1"),
         ("receipt_seconds", -1, "receipt_seconds: found -1, expected greater than or equal to 0"),
         ("receipt_seconds", float("inf"), "receipt_seconds: found inf, expected "),
         ("drain_delay_seconds", -1, "drain_delay_seconds: found -1, expected greater than or equal to 0"),
