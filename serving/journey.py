@@ -2,25 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from serving.records import MemberRun
 from serving.trace import SpanContext
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """What is asked of the server. `name`: an RPC's full method, or an HTTP route behind its method."""
 
     protocol: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """What a request's headers say of where it comes from. `parent`: the span that it is made in."""
 
     request_id: str = ""
     parent: SpanContext | None = None
+
+
+SERVER_FAULT = 500
+"""HTTP statuses from here on are those of failures by our own doing."""
 
 
 @dataclass(slots=True)
@@ -65,3 +68,8 @@ class Journey:
     @property
     def answered(self) -> bool:
         return self.code == "OK"
+
+    @property
+    def our_fault(self) -> bool:
+        """Whether it failed by our own doing."""
+        return self.status >= SERVER_FAULT

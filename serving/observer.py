@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from serving.journey import Caller, Journey, Operation
+from serving.journey import SERVER_FAULT, Caller, Journey, Operation
 from serving.logs import about
 from serving.trace import root
 
 log = logging.getLogger("serving.requests")
 
-SERVER_FAULT, BUG = 500, 500
 MOST_LINES = 10
 """A second, of requests that failed by our doing and not by a bug: when no member answers, every request does, and one line says as much."""
 
@@ -57,11 +56,11 @@ class Observer:
         """A request has its answer, or will have none. `bug`: what broke."""
         if self._tracer is not None and journey.sampled:
             self._tracer.ended(journey)
-        if bug is not None or journey.status == BUG:
+        if journey.status == SERVER_FAULT:
             _tell(logging.ERROR, journey, bug=bug)
         elif self._access_log:
-            _tell(logging.WARNING if journey.status > SERVER_FAULT else logging.INFO, journey)
-        elif journey.status > SERVER_FAULT and (left_out := self._room.take()) is not None:
+            _tell(logging.WARNING if journey.our_fault else logging.INFO, journey)
+        elif journey.our_fault and (left_out := self._room.take()) is not None:
             _tell(logging.WARNING, journey, left_out)
 
 

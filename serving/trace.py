@@ -2,7 +2,7 @@
 
 import random
 import re
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 SAMPLED = 0x01
@@ -11,8 +11,7 @@ LONGEST_STATE = 512
 """Characters of a tracestate that everybody has to pass on; a longer one is left out, as the specification allows."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpanContext:
+class SpanContext(NamedTuple):
     """One span's name in its trace: 32 and 16 hexadecimal digits. `state`: the tracestate that goes with it, as it came."""
 
     trace_id: str
@@ -22,7 +21,7 @@ class SpanContext:
 
     def child(self) -> "SpanContext":
         """A new span of the same trace."""
-        return replace(self, span_id=_digits(64))
+        return self._replace(span_id=_digits(64))
 
 
 def root() -> SpanContext:

@@ -43,7 +43,6 @@ SPANS_AT_ONCE = 64
 """Python spends 2 ms on writing them, in which requests may have to wait for it; on the library's own 512, 16 ms."""
 
 TRACES_PATH = "/v1/traces"
-SERVER_FAULT = 500
 NANOSECONDS = 1e9
 
 Attributes = Mapping[str, AttributeValue]
@@ -119,7 +118,7 @@ class Tracer:
                 instrumentation_scope=self._scope,
             )
 
-        fault = journey.why if journey.status >= SERVER_FAULT else ""
+        fault = journey.why if journey.our_fault else ""
         yield span(journey.operation.name, journey.arrived, journey.ended, _of_request(journey), fault, own)
         yield span("admit", journey.arrived, journey.admitted or journey.ended, {})
         if journey.admitted:
@@ -153,7 +152,7 @@ def _of_request(journey: Journey) -> Attributes:
         method, _, route = operation.name.partition(" ")
         attributes |= {"http.request.method": method, "http.route": route, "url.scheme": "http"}
         attributes |= {"http.response.status_code": journey.status}
-    if journey.status >= SERVER_FAULT:
+    if journey.our_fault:
         attributes["error.type"] = journey.code
     if journey.request_id:
         attributes["ensemble.request_id"] = journey.request_id

@@ -12,8 +12,8 @@ from serving.batch import Entry
 from serving.catalog import Catalog, Live
 from serving.errors import Fault, Internal
 from serving.feedback import Feedback, subject
-from serving.journey import Caller, Journey, Operation
-from serving.observer import SERVER_FAULT, Observer
+from serving.journey import SERVER_FAULT, Caller, Journey, Operation
+from serving.observer import Observer
 from serving.receipts import Receipts
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry

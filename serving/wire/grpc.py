@@ -139,7 +139,8 @@ class GrpcCall:
 
     def __init__(self, receive: Receive, send: Send, max_bytes: int, caller: Caller | None = None) -> None:
         self.caller = caller
-        self._start = START if caller is None else {**START, "headers": [CONTENT_TYPE, *echo(caller)]}
+        known = echo(caller)
+        self._start = {**START, "headers": [CONTENT_TYPE, *known]} if known else START
         self._receive = receive
         self._send = send
         self._max_bytes = max_bytes

@@ -1,6 +1,6 @@
 """What the headers of a request say of where it comes from: W3C's traceparent and tracestate, and x-request-id."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving.journey import Caller
@@ -13,20 +13,22 @@ LONGEST_ID = 128
 """Characters of a request id that is passed on and sent back; a longer one is none."""
 
 
-def caller(headers: Mapping[bytes, bytes], fields: Iterable[tuple[bytes, bytes]]) -> Caller:
+def caller(headers: Mapping[bytes, bytes], fields: Sequence[tuple[bytes, bytes]]) -> Caller:
     """`fields`: the headers as they came, one by one."""
     request_id = headers.get(REQUEST_ID, b"")
     return Caller(request_id.decode("latin-1") if len(request_id) <= LONGEST_ID else "", _parent(headers, fields))
 
 
-def _parent(headers: Mapping[bytes, bytes], fields: Iterable[tuple[bytes, bytes]]) -> SpanContext | None:
+def _parent(headers: Mapping[bytes, bytes], fields: Sequence[tuple[bytes, bytes]]) -> SpanContext | None:
     """Two traceparents are none; several tracestates are one."""
     if TRACEPARENT not in headers:
         return None
-    given = [(name, value) for name, value in fields if name in (TRACEPARENT, TRACESTATE)]
-    if sum(name == TRACEPARENT for name, _ in given) > 1:
-        return None
-    return parse(headers[TRACEPARENT], b",".join(value for name, value in given if name == TRACESTATE))
+    state = headers.get(TRACESTATE, b"")
+    if len(fields) > len(headers):  # some came more than once
+        if sum(name == TRACEPARENT for name, _ in fields) > 1:
+            return None
+        state = b",".join(value for name, value in fields if name == TRACESTATE)
+    return parse(headers[TRACEPARENT], state)
 
 
 def echo(caller: Caller | None) -> list[tuple[bytes, bytes]]:

