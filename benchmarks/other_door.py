@@ -58,15 +58,26 @@ def serialised(message: Any) -> bytes:
 def refusing(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
         try:
-            return await method(request, context)
+            return await method(request, Nameless(context))
         except Fault as fault:
             await context.abort(status(fault).grpc, str(fault))
 
     return call
 
 
+class Nameless:
+    """grpc.aio's context knows nothing of callers."""
+
+    caller = None
+
+    def __init__(self, context: Any) -> None:
+        self.time_remaining, self.abort = context.time_remaining, context.abort
+
+
 class InTurn:
     """grpc.aio allows one write at a time."""
+
+    caller = None
 
     def __init__(self, context: Any) -> None:
         self.time_remaining, self.write_now = context.time_remaining, context.write

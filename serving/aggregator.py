@@ -15,6 +15,7 @@ from serving.admission import admit, unknown_policy
 from serving.batch import Entry
 from serving.catalog import Live, Model
 from serving.errors import InvalidRequest, Overloaded, TooLate
+from serving.journey import Journey
 from serving.records import Counted, MemberRun, Outcome
 from serving.telemetry import Telemetry
 
@@ -23,7 +24,7 @@ from serving.telemetry import Telemetry
 class Request:
     """One request, decoded. `arrived`: an instant of `time.perf_counter`; `timeout`: seconds from then, None for no own one.
 
-    `policy` "" is the model's own: a member's, or the ensemble's default.
+    `policy` "" is the model's own: a member's, or the ensemble's default. `id`: what its caller calls it. `journey`: if it is followed.
     """
 
     model: Model
@@ -31,6 +32,8 @@ class Request:
     arrived: float
     policy: str = ""
     timeout: float | None = None
+    id: str = ""
+    journey: Journey | None = None
 
 
 @dataclass
@@ -147,7 +150,9 @@ class Aggregator:
         except Overloaded as full:
             self._telemetry.shed(live.name, "too_late" if isinstance(full, TooLate) else "queue_full")
             raise
-        entry = Entry(request.rows, policy, request.arrived, deadline, asked, level)
+        if request.journey is not None:
+            request.journey.admitted = now
+        entry = Entry(request.rows, policy, request.arrived, deadline, asked, level, request.journey)
         batcher.submit(entry)
         return entry
 

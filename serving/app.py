@@ -20,12 +20,13 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from ensembles import repository
 from ensembles.members.cores import cores
 from scrutin.v1 import ensemble_pb2_grpc
-from serving import catalog, energy, receipts
+from serving import catalog, energy, logs, receipts
 from serving.aggregator import Aggregator
 from serving.books import Books
 from serving.catalog import Catalog, Loader, LoadMember
 from serving.door import SIGNALS, take_precedence
 from serving.ledger import Ledger
+from serving.observer import Observer, Tracer
 from serving.settings import Settings, from_environment
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry
@@ -70,8 +71,10 @@ class Server:
         self.versions = Versions(self.catalog, loader, self._changed)
         management = self.versions if settings.management else None
         signer = receipts.opened(settings.receipt_key_file, settings.receipt_seconds)
+        self._tracer = _tracer(settings)
+        observer = Observer(self._tracer, settings.access_log)
         self.serving = Serving(
-            self.catalog, self.aggregator, self.books.telemetry, self.books.statistics, management, signer
+            self.catalog, self.aggregator, self.books.telemetry, self.books.statistics, management, signer, observer
         )
         self._announced = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,9 +155,20 @@ class Server:
         while self.catalog.in_flight and time.perf_counter() < deadline:  # noqa: ASYNC110  once in a life
             await asyncio.sleep(0.01)
         await asyncio.sleep(FLUSH_SECONDS)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         log.info("stopped: %d requests unanswered", self.catalog.in_flight)
         sys.stdout.flush()
         _terminate()
+
+
+def _tracer(settings: Settings) -> "Tracer | None":
+    """Raises SettingsError where the extra for it is not installed."""
+    if not settings.otlp_endpoint:
+        return None
+    from serving import tracing  # only here, since few need the packages that it needs
+
+    return tracing.Tracer(settings, settings.otlp_endpoint)
 
 
 def _on_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:
@@ -278,5 +292,6 @@ def _present(live: catalog.Live) -> Sequence[bool]:
 
 def create() -> Application:
     """The application of a process that `serving run` has become."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    return Server(from_environment()).application
+    settings = from_environment()
+    logs.begin(settings.log_format)
+    return Server(settings).application

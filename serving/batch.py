@@ -13,6 +13,7 @@ from ensembles.tally import Tally, no_votes
 from ensembles.votes import Ints, Mask
 from serving.course import Course
 from serving.errors import Fault
+from serving.journey import Journey
 from serving.records import CODES, FAILED, LATE, OK, SKIPPED, Counted, MemberRun, Outcome, Spent
 
 RESERVE_SHARE, RESERVE_SECONDS = 0.1, 0.02
@@ -23,18 +24,26 @@ class Entry:
     """One request that waits, and the promise of its place among rows that are counted.
 
     `cutoff`: from then on, the votes that are there will do, if they are a quorum; `deadline`: from then on, nothing will.
-    `level`: by how many steps `policy` stands below `asked`, the one that was asked for.
+    `level`: by how many steps `policy` stands below `asked`, the one that was asked for. `journey`: of a request that is followed.
     """
 
-    __slots__ = ("arrived", "asked", "cutoff", "deadline", "future", "level", "policy", "rows", "started")
+    __slots__ = ("arrived", "asked", "cutoff", "deadline", "future", "journey", "level", "policy", "rows", "started")
 
     def __init__(
-        self, rows: NDArray[Any], policy: str, arrived: float, deadline: float, asked: str = "", level: int = 0
+        self,
+        rows: NDArray[Any],
+        policy: str,
+        arrived: float,
+        deadline: float,
+        asked: str = "",
+        level: int = 0,
+        journey: Journey | None = None,
     ) -> None:
         self.rows = rows
         self.policy = policy
         self.asked = asked or policy
         self.level = level
+        self.journey = journey
         self.arrived = arrived
         self.deadline = deadline
         reserve = RESERVE_SHARE * (deadline - arrived)
@@ -57,7 +66,7 @@ class Entry:
 
 class Batch:
     """Rows that run a policy's stages together. `stage`: the one that is on, or the next; `begun`: so many have been begun.
-    `whole`: no member that should have voted has failed or is late.
+    `whole`: no member that should have voted has failed or is late. `journeys`: of those requests that are followed.
 
     A request's rows stay together until it is answered, also those that need no more votes. Each row has an identity by which
     votes that come in find it, whoever has left meanwhile.
@@ -73,6 +82,7 @@ class Batch:
         self.begun = 0
         self.whole = True
         self.faults: dict[int, str] = {}
+        self.journeys = [entry.journey for entry in entries if entry.journey is not None]
         self._ids = np.arange(len(rows))
         self._waited: set[int] = set()
         self._absent: dict[int, str] = {}
@@ -130,6 +140,12 @@ class Batch:
         self.begun = self.stage + stages
         self._waited.update(present)
         self._absent = absent
+
+    def tell_of(self, run: MemberRun) -> None:
+        """Let those who follow a request know of a run that it is part of."""
+        for journey in self.journeys:
+            if not journey.ended:
+                journey.runs.append(run)
 
     def put(self, member: int, ids: Ints, record: MemberRun, scores: Scores | None) -> None:
         """A member's run over the rows with these identities has ended. Its votes are entered when its stage is on."""
@@ -277,7 +293,7 @@ class Batch:
             return
         kept = self.take(numbers)
         self.entries, self.rows, self._ids = kept.entries, kept.rows, kept._ids
-        self.tally, self.spent = kept.tally, kept.spent
+        self.tally, self.spent, self.journeys = kept.tally, kept.spent, kept.journeys
 
     def without(self, numbers: Sequence[int]) -> None:
         """Go on without these requests."""

@@ -206,6 +206,8 @@ class Batcher:
         course = self._courses[entries[0].policy]
         tally = Tally(self._ballot, len(rows), len(self._spec.labels), course.members, course.rule)
         batch = Batch(course, entries, rows, tally, Spent.nothing(len(rows), len(self.members)))
+        for journey in batch.journeys:
+            journey.started = now
         self._books.telemetry.begun(self._spec.name, len(rows))
         self._batches.add(batch)
         return batch

@@ -65,6 +65,14 @@ def run(
     drain_timeout_seconds: Annotated[
         Optional[float], typer.Option(help="Then wait at most so long for answers under way.  [20]")
     ] = None,
+    log_format: Annotated[Optional[str], typer.Option(metavar="text|json", help="Lines of the log.  [text]")] = None,
+    access_log: Annotated[Optional[bool], typer.Option("--access-log", help="Log every request.")] = None,
+    otlp_endpoint: Annotated[
+        Optional[str], typer.Option(metavar="URL", help="Send spans to this OpenTelemetry collector, over HTTP.")
+    ] = None,
+    trace_ratio: Annotated[
+        Optional[float], typer.Option(help="Begin a trace for this share of the requests without one.  [0.01]")
+    ] = None,
     config: Annotated[Optional[Path], typer.Option(metavar="FILE", help="YAML of these settings; flags win.")] = None,
     debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
 ) -> None:
@@ -79,6 +87,10 @@ def run(
         "management": management,
         "drain_delay_seconds": drain_delay_seconds,
         "drain_timeout_seconds": drain_timeout_seconds,
+        "log_format": log_format,
+        "access_log": access_log,
+        "otlp_endpoint": otlp_endpoint,
+        "trace_ratio": trace_ratio,
     }
     from serving.door import DoorError, become, with_free_ports
     from serving.receipts import read_key
@@ -88,6 +100,10 @@ def run(
         _verified(settings.repositories)
         if settings.receipt_key_file:
             read_key(settings.receipt_key_file)
+        if settings.otlp_endpoint:
+            from serving.tracing import traces_url  # only here, since few need the packages that it needs
+
+            traces_url(settings.otlp_endpoint)
         become(with_free_ports(settings))
     except SettingsError as error:
         _fail(error, USAGE, debug)

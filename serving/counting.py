@@ -115,6 +115,7 @@ class Counting:
             compute_seconds=computed - started,
             vote_seconds=time.perf_counter() - computed,
             faults=batch.faults,
+            voted=computed,
         )
         self.pace.ran(counted.compute_seconds)
         self._books.telemetry.batch(counted)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from serving.logs import DOOR_FORMAT
 from serving.settings import Settings
 
 TYPE = "type.googleapis.com/envoy.extensions.filters"
@@ -91,6 +92,7 @@ def become(settings: Settings, application: str = APPLICATION) -> NoReturn:
         "error",
         "--concurrency",
         "1",
+        *(["--log-format", DOOR_FORMAT] if settings.log_format == "json" else []),
     ]
     sys.stdout.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

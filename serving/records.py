@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,19 @@ SKIPPED, OK, FAILED, LATE = range(4)
 CODES = {outcome: code for code, outcome in enumerate(OUTCOMES)}
 
 
+class Hold(Protocol):
+    """From when to when a device worked on a run: instants of `time.perf_counter`, 0 for what has not happened."""
+
+    started: float
+    ended: float
+
+
 @dataclass(slots=True)
 class MemberRun:
     """One member's part in some rows. `seconds`: how long its run took; `device_seconds`: its share of the device's time.
 
     `rows`: those that it ran, fewer than there are where others had left before.
-    `charged_seconds`: how much of that share was counted while the run was under way.
+    `charged_seconds`: how much of that share was counted while the run was under way. `hold`: of a run, once it has its turn.
     """
 
     member: str
@@ -46,6 +53,7 @@ class MemberRun:
     cost_usd: float = 0.0
     charged_seconds: float = 0.0
     fault: str | None = None
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +174,7 @@ class Spent:
 
 @dataclass(eq=False, slots=True)
 class Counted:
-    """Rows whose votes were counted together. Times in seconds, for all of them together.
+    """Rows whose votes were counted together. Times in seconds, for all of them together; `voted`: the instant when the count began.
 
     `exact` [n]: the label is provably that of the full ensemble. `scores` [n, M, K]: the votes themselves, where they are `present`.
     `faults`: why members gave no vote, by their index.
@@ -183,6 +191,7 @@ class Counted:
     compute_seconds: float
     vote_seconds: float
     faults: dict[int, str] = field(default_factory=dict)
+    voted: float = 0.0
 
     @property
     def present(self) -> Mask:

@@ -86,7 +86,7 @@ class Seat:
         account = self._accounts.get(purpose)
         if account is None:
             account = self._accounts[purpose] = Account(self._ensemble, purpose, self.member.name)
-        occupation = self._device.occupation(account)
+        run.record.hold = occupation = self._device.occupation(account)
         try:
             run.scores = await self.member.run(rows, occupation, alone)
         except MemberError as error:

@@ -7,7 +7,7 @@ decoding it. Everything here is written by the event loop's thread alone.
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Exemplar, HistogramMetricFamily, Metric
 
 Labels = tuple[str, ...]
 
@@ -25,25 +25,33 @@ class Count:
 
 
 class Distribution:
-    """One histogram: how many observations fell at or below each bound, and their sum."""
+    """One histogram: how many observations fell at or below each bound, and their sum. Some are known by the trace that they are of."""
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("_bounds", "_exemplars", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self._exemplars: dict[int, Exemplar] = {}
 
     def add(self, value: float) -> None:
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
-    def cumulative(self) -> list[tuple[str, float]]:
-        """Bound and the number of observations at or below it, as the exposition wants them."""
-        rows, seen = [], 0
-        for bound, count in zip([*map(str, self._bounds), "+Inf"], self.counts, strict=True):
+    def exemplify(self, value: float, trace_id: str, at: float) -> None:
+        """An observation that was added is of this trace, `at` seconds since 1970: the last such one of each bucket is told."""
+        exemplar = Exemplar({"trace_id": trace_id}, value, at)
+        self._exemplars[bisect_left(self._bounds, value)] = exemplar
+
+    def cumulative(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+        """Bound, the number of observations at or below it, and one of its own, as the exposition wants them."""
+        rows: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        seen = 0
+        for place, (bound, count) in enumerate(zip([*map(str, self._bounds), "+Inf"], self.counts, strict=True)):
             seen += count
-            rows.append((bound, float(seen)))
+            exemplar = self._exemplars.get(place)
+            rows.append((bound, float(seen), exemplar) if exemplar else (bound, float(seen)))
         return rows
 
 

@@ -118,6 +118,8 @@ class Stages:
         for member in members:
             seat = self._seats[member]
             run = seat.run(rows)
+            if batch.journeys:
+                batch.tell_of(run.record)
             await seat.work(run, rows, batch.course.policy, alone=len(members) == 1)
             self._put(batch, member, ids, run)
             if run.record.seconds > BREATH_SECONDS:
@@ -131,6 +133,8 @@ class Stages:
         turn = self._turns[batch] = Turn(batch, rows, {}, loop.create_future())
         for member in members:
             run = self._seats[member].run(rows)
+            if batch.journeys:
+                batch.tell_of(run.record)
             task = loop.create_task(self._seats[member].work_in_turn(run, rows, batch.course.policy))
             turn.runs[member] = run, task
             task.add_done_callback(partial(self._came_in, turn, counting, member, ids))

@@ -1,13 +1,16 @@
 """Every series that `GET /metrics` shows, by the names of the contract. One call a request, one or two a batch."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from ensembles.votes import Result
+from serving.journey import Journey
 from serving.ledger import Ledger
 from serving.notes import Notes
 from serving.records import OUTCOMES, Counted, Crew, MemberRun
@@ -170,6 +173,22 @@ class Telemetry:
         self._requests.of(ensemble, policy, protocol, code).add(1)
         self._request_seconds.of(ensemble, policy).add(seconds)
 
+    def exemplify(self, journey: Journey) -> None:
+        """What was observed of a sampled request can be found in its trace."""
+        self._notes.add(self._exemplify, journey, time.time())
+
+    def _exemplify(self, journey: Journey, now: float) -> None:
+        assert journey.span is not None  # noqa: S101  it is sampled
+        ensemble, trace_id = journey.ensemble, journey.span.trace_id
+        self._request_seconds.of(ensemble, journey.policy).exemplify(journey.seconds, trace_id, now)
+        if not journey.answered:
+            return
+        self._queue_seconds.of(ensemble).exemplify(journey.started - journey.arrived, trace_id, now)
+        self._vote_seconds.of(ensemble).exemplify(journey.vote_seconds, trace_id, now)
+        for run in journey.runs:
+            if run.hold is not None and run.hold.ended:
+                self._member_seconds.of(ensemble, run.member).exemplify(run.seconds, trace_id, now)
+
     def begun(self, ensemble: str, rows: int) -> None:
         """Count one batch that was taken from the queue."""
         self._of_ensemble(ensemble)[0].add(rows)
@@ -283,15 +302,16 @@ class Telemetry:
         """The same for a counter. `name` ends in `_total`."""
         self.registry.register(Read(CounterMetricFamily(name, help_text), samples))
 
-    def exposition(self) -> bytes:
-        """The text format of Prometheus."""
+    def exposition(self, exemplars: bool = False) -> bytes:
+        """The text format of Prometheus; with exemplars that of OpenMetrics."""
         self._notes.count()
         for device in self._ledger.devices:
             for account, seconds in device.uncharged():
                 spent = (account.ensemble, account.policy, account.member, device.name)
                 self._device_seconds.of(*spent).add(seconds)
                 self._cost.of(*spent).add(device.cost_usd(seconds))
-        return generate_latest(self.registry)
+        generate: Callable[[CollectorRegistry], bytes] = openmetrics.generate_latest if exemplars else generate_latest
+        return generate(self.registry)
 
 
 def _prices(ledger: Ledger) -> list[tuple[dict[str, str], float]]:

@@ -77,8 +77,10 @@ def loaded() -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("library", ["torch", "sklearn", "skl2onnx", "matplotlib", "onnx", "scipy", "pandas"])
-def test_serving_starts_without_what_only_training_needs(loaded: set[str], library: str) -> None:
+@pytest.mark.parametrize(
+    "library", ["torch", "sklearn", "skl2onnx", "matplotlib", "onnx", "scipy", "pandas", "opentelemetry"]
+)
+def test_serving_starts_without_what_only_few_need(loaded: set[str], library: str) -> None:
     assert library not in loaded
     assert "serving" in loaded and "onnxruntime" in loaded
 

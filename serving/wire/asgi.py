@@ -9,11 +9,13 @@ from typing import Any
 
 from grpc import StatusCode
 from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
 
 from serving.wire import http
 from serving.wire.exchange import Serving
 from serving.wire.grpc import GrpcCall, Methods, Receive, Send
 from serving.wire.oip_http import Inference
+from serving.wire.origin import REQUEST_ID, TRACEPARENT, caller
 
 LOOK_SECONDS = 0.025
 """How often those who have waited that long are asked whether they are still there.
@@ -25,6 +27,9 @@ can cost the work that begins within the next 50 ms, or later where more than `L
 MOST_LAG_SECONDS, CROWD = 0.05, 256
 """How late that look may be with more than so many requests under way. A loop that comes later to what is due has more arrivals
 than it can even refuse in order; what arrives then is turned away unread, so that those who were let in are answered."""
+
+OPENMETRICS = b"application/openmetrics-text"
+"""Whoever accepts it gets it, since exemplars are told in no other format; Prometheus does by itself."""
 
 INFERENCE = ("/infer", ":predict", "/ModelInfer", "/Predict")
 
@@ -107,11 +112,15 @@ class Application:
             self._look_soon()
         try:
             headers = dict(scope["headers"])
+            named = TRACEPARENT in headers or REQUEST_ID in headers  # most are not
+            origin = caller(headers, scope["headers"]) if named else None
             if headers.get(b"content-type", b"").startswith(b"application/grpc"):
-                rpc = GrpcCall(receive, send, self._serving.max_bytes(scope["path"]))
+                rpc = GrpcCall(receive, send, self._serving.max_bytes(scope["path"]), origin)
                 await rpc.serve(self._methods, scope["path"], headers, call.read_whole)
             else:
-                request = http.HttpCall(headers, self._serving, self._inference, self._ready, receive, call.read_whole)
+                request = http.HttpCall(
+                    headers, self._serving, self._inference, self._ready, receive, call.read_whole, origin
+                )
                 await http.serve(scope, request, send)
         except asyncio.CancelledError:
             pass  # the caller has left, see below; nobody is there to be answered
@@ -158,8 +167,11 @@ class Application:
 
     async def _metrics(self, scope: Mapping[str, Any], send: Send) -> None:
         found = scope["path"] == "/metrics" and scope["method"] == "GET"
-        body = self._serving.telemetry.exposition() if found else b'{"error":"unknown path, expected GET /metrics"}'
-        content_type = CONTENT_TYPE_LATEST.encode() if found else http.JSON
+        body, content_type = b'{"error":"unknown path, expected GET /metrics"}', http.JSON
+        if found:
+            exemplars = OPENMETRICS in dict(scope["headers"]).get(b"accept", b"")
+            body = self._serving.telemetry.exposition(exemplars)
+            content_type = (OPENMETRICS_TYPE if exemplars else CONTENT_TYPE_LATEST).encode()
         headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
         await send({"type": "http.response.body", "body": body})

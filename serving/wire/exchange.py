@@ -1,10 +1,9 @@
 """What every protocol does with a request: decode it, have it answered, count it once with its code."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ensembles.spec import InputSpec
@@ -13,15 +12,17 @@ from serving.batch import Entry
 from serving.catalog import Catalog, Live
 from serving.errors import Fault, Internal
 from serving.feedback import Feedback, subject
+from serving.journey import SERVER_FAULT, Caller, Journey, Operation
+from serving.observer import Observer
 from serving.receipts import Receipts
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry
 from serving.versions import Versions
 from serving.wire.status import status
 
-log = logging.getLogger(__name__)
-
 GRPC, HTTP = "grpc", "http"
+CANCELLED, CLIENT_CLOSED = "CANCELLED", 499
+"""A caller who has left: the gRPC code, and what HTTP servers write into their logs, since nobody reads it."""
 
 ROOM_BYTES = 1 << 16
 """For the frame around the rows: names, parameters, JSON keys."""
@@ -48,6 +49,7 @@ class Serving:
     """What the protocols need of the server.
 
     `versions`: who loads and unloads ensembles; None where callers may not ask for it. `receipts`: None where none are given.
+    `observer`: who follows single requests.
     """
 
     catalog: Catalog
@@ -56,6 +58,7 @@ class Serving:
     statistics: Statistics
     versions: Versions | None = None
     receipts: Receipts | None = None
+    observer: Observer = field(default_factory=Observer)
 
     def max_bytes(self, path: str) -> int:
         """The most that a gRPC request of this path needs."""
@@ -92,39 +95,44 @@ class Serving:
         ]
         return max(most) + ROOM_BYTES
 
-    async def answer(self, protocol: str, model_name: str, decode: Decode) -> Answer:
+    async def answer(self, operation: Operation, model_name: str, decode: Decode, caller: Caller | None) -> Answer:
         """Decode a request that arrived just now, answer it, count it. Raises a Fault."""
-        exchange = Exchange(self, protocol, model_name)
+        exchange = Exchange(self, operation, model_name, caller)
         try:
             decoded = decode(exchange.arrived)
             entry = exchange.submit(decoded if isinstance(decoded, Request) else await decoded)
             await entry.future
             return exchange.collect(entry)
         except asyncio.CancelledError:
-            exchange.count("CANCELLED")
+            exchange.cancelled()
             raise
         except Exception as error:
             raise exchange.failed(error) from None
 
 
 class Exchange:
-    """One request and what becomes of it, counted once: by `collect`, by `failed` or as cancelled.
+    """One request and what becomes of it, counted once: by `collect`, `failed` or `cancelled`.
 
     `arrived`: an instant of `time.perf_counter`.
     """
 
-    __slots__ = ("_model_name", "_protocol", "_request", "_serving", "arrived")
+    __slots__ = ("_journey", "_model_name", "_operation", "_request", "_serving", "arrived")
 
-    def __init__(self, serving: Serving, protocol: str, model_name: str) -> None:
+    def __init__(self, serving: Serving, operation: Operation, model_name: str, caller: Caller | None = None) -> None:
         self.arrived = time.perf_counter()
         self._serving = serving
-        self._protocol = protocol
+        self._operation = operation
         self._model_name = model_name
         self._request: Request | None = None
+        self._journey: Journey | None = None
+        if caller is not None or not serving.observer.idle:
+            self._journey = serving.observer.follow(operation, caller, self.arrived)
 
     def submit(self, request: Request) -> Entry:
         """Let the decoded request wait for its batch. Raises a Fault."""
         self._request = request
+        if self._journey is not None and self._journey.sampled:
+            request.journey = self._journey
         return self._serving.aggregator.submit(request)
 
     def collect(self, entry: Entry) -> Answer:
@@ -134,26 +142,49 @@ class Exchange:
         counted, total = answer.counted, answer.total_seconds
         serving.statistics.answered(self._model_name, answer.queue_seconds, counted.compute_seconds, total)
         serving.telemetry.answered(
-            answer.live.name, counted.policy, self._protocol, answer.rows, answer.queue_seconds, total
+            answer.live.name, counted.policy, self._operation.protocol, answer.rows, answer.queue_seconds, total
         )
+        if self._journey is not None:
+            _arrive(self._journey, answer)
+            self._end(self._journey)
         return answer
 
     def failed(self, error: Exception) -> Fault:
         """Count the request as failed; the fault to tell its caller."""
+        bug = None if isinstance(error, Fault) else error
         fault = error if isinstance(error, Fault) else Internal("the request broke; this is a bug")
-        if fault is not error:
-            log.error("a request to %s broke; this is a bug", self._model_name[:64], exc_info=error)
         if self._model_name in self._serving.catalog.models:
             self._serving.statistics.failed(self._model_name, time.perf_counter() - self.arrived)
-        self.count(status(fault).grpc.name)
+        found = status(fault)
+        self._count(found.grpc.name, found.http, str(fault), bug)
         return fault
 
-    def count(self, code: str) -> None:
+    def cancelled(self) -> None:
+        """Count the request as one whose caller has left."""
+        self._count(CANCELLED, CLIENT_CLOSED)
+
+    def _count(self, code: str, http: int, why: str = "", bug: Exception | None = None) -> None:
         """Count a request without an answer. Names that a stranger made up are counted as "", so that they make no series."""
         model = self._serving.catalog.models.get(self._model_name)
-        seconds = time.perf_counter() - self.arrived
-        ensemble = model.live.name if model else ""
-        self._serving.telemetry.failed(ensemble, self._policy(), self._protocol, code, seconds)
+        ended = time.perf_counter()
+        ensemble, policy = model.live.name if model else "", self._policy()
+        self._serving.telemetry.failed(ensemble, policy, self._operation.protocol, code, ended - self.arrived)
+        journey = self._journey
+        if journey is None:
+            if http < SERVER_FAULT:
+                return
+            journey = Journey(self._operation, self.arrived)
+        journey.ended, journey.ensemble, journey.policy = ended, ensemble, policy
+        journey.code, journey.status, journey.why = code, http, why
+        self._end(journey, bug)
+
+    def _end(self, journey: Journey, bug: Exception | None = None) -> None:
+        """Tell what became of a request that is followed."""
+        if self._request is not None and self._request.id:
+            journey.request_id = self._request.id
+        if journey.sampled:
+            self._serving.telemetry.exemplify(journey)
+        self._serving.observer.ended(journey, bug)
 
     def _policy(self) -> str:
         request = self._request
@@ -162,6 +193,18 @@ class Exchange:
         spec = request.model.live.spec
         asked = request.model.policy or request.policy or spec.policies.default
         return asked if asked in spec.policy_names else ""
+
+
+def _arrive(journey: Journey, answer: Answer) -> None:
+    """Write down what came of a request; the rest of it only for its spans."""
+    counted = answer.counted
+    journey.ended = journey.arrived + answer.total_seconds
+    journey.ensemble, journey.policy, journey.rows = counted.ensemble, counted.policy, answer.rows
+    if not journey.sampled:
+        return
+    journey.partial, journey.exact, journey.cost_usd = answer.partial, float(answer.exact.mean()), answer.cost_usd
+    journey.voted, journey.vote_seconds = counted.voted, counted.vote_seconds
+    journey.outcomes = {run.member: run.outcome for run in answer.members}
 
 
 def sooner(first: float | None, second: float | None) -> float | None:

@@ -16,7 +16,9 @@ from google.protobuf.message import DecodeError, Message
 from grpc import RpcMethodHandler, StatusCode
 
 from serving.errors import DeadlinePassed, Fault, InvalidRequest, Overloaded, TooLarge, Unsupported
+from serving.journey import Caller
 from serving.wire.codec import decompressed
+from serving.wire.origin import echo, names
 from serving.wire.status import status
 
 log = logging.getLogger(__name__)
@@ -45,11 +47,12 @@ class Aborted(Exception):
 
 
 class Context:
-    """What a servicer is told of its call: the part of `grpc.aio.ServicerContext` that servicers here use."""
+    """What a servicer is told of its call: the part of `grpc.aio.ServicerContext` that servicers here use, and who calls."""
 
     def __init__(self, timeout: float | None, call: "GrpcCall") -> None:
         self._until = None if timeout is None else time.perf_counter() + timeout
         self._call = call
+        self.caller = call.caller
 
     def write_soon(self, message: bytes) -> None:
         """Put a serialised message on the stream."""
@@ -134,7 +137,10 @@ class Outbox:
 class GrpcCall:
     """One RPC, from its headers to its trailers."""
 
-    def __init__(self, receive: Receive, send: Send, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, send: Send, max_bytes: int, caller: Caller | None = None) -> None:
+        self.caller = caller
+        known = echo(caller)
+        self._start = {**START, "headers": [CONTENT_TYPE, *known]} if known else START
         self._receive = receive
         self._send = send
         self._max_bytes = max_bytes
@@ -164,7 +170,7 @@ class GrpcCall:
             response = await handler.unary_unary(request, context)
             # A method may answer with a message that it has serialised itself.
             message = response if isinstance(response, bytes) else self._serialise(response)
-            await self._send(START)
+            await self._send(self._start)
             await self._send({"type": "http.response.body", "body": _framed(message)})
             await self._send(FINISHED)
         except Fault as fault:
@@ -181,7 +187,7 @@ class GrpcCall:
         except (Gone, OSError):  # ASGI raises an OSError where an answer meets a closed connection
             pass
         except Exception:
-            log.exception("%s broke; this is a bug", path)
+            log.exception("%s broke; this is a bug", path, extra=names(self.caller))
             await self._finish(StatusCode.INTERNAL, "the call broke; this is a bug")
 
     async def _stream(self, handler: RpcMethodHandler, context: Context, complete: Complete) -> None:
@@ -205,7 +211,7 @@ class GrpcCall:
     async def _write_frames(self, frames: bytes) -> None:
         if not self._started:
             self._started = True
-            await self._send(START)
+            await self._send(self._start)
         await self._send({"type": "http.response.body", "body": frames, "more_body": True})
 
     async def _finish(self, code: StatusCode, details: str, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -218,7 +224,8 @@ class GrpcCall:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             await self._send({"type": "http.response.trailers", "headers": fields})
         else:
-            await self._send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *fields]})
+            headers = [CONTENT_TYPE, *echo(self.caller), *fields]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             await self._send({"type": "http.response.body", "body": b""})
 
     async def _only_request(self, handler: RpcMethodHandler) -> Message:

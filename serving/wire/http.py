@@ -12,11 +12,13 @@ import orjson
 
 from serving.catalog import Model
 from serving.errors import Fault, Internal, Overloaded, TooLarge, Unknown
+from serving.journey import Caller
 from serving.wire import feedback_http, management, oip, openapi, predict_http
 from serving.wire.codec import WINDOW_BITS, compressed, decompressed
 from serving.wire.exchange import Serving
 from serving.wire.grpc import Complete, Gone, Receive, Send
 from serving.wire.oip_http import Inference
+from serving.wire.origin import echo, names
 from serving.wire.status import status
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class HttpCall:
     ready: Callable[[], bool]
     receive: Receive
     complete: Complete
+    caller: Caller | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
     def header(self, name: bytes) -> str:
@@ -139,7 +142,7 @@ async def _all_stats(call: HttpCall) -> Reply:
 async def _infer(call: HttpCall) -> Reply:
     body = await call.body(call.serving.max_tensor_bytes)
     length = call.header(b"inference-header-content-length")
-    reply = await call.inference.infer(call.names["model"], call.names.get("version") or "", body, length)
+    reply = await call.inference.infer(call.names["model"], call.names.get("version") or "", body, length, call.caller)
     if reply.json_bytes is None:
         return Reply(reply.body, may_compress=True)
     length_header = (b"inference-header-content-length", b"%d" % reply.json_bytes)
@@ -150,7 +153,7 @@ async def _predict(call: HttpCall) -> Reply:
     content_type = call.header(b"content-type")
     pictures = predict_http.takes_images(content_type)
     body = await call.body(call.serving.max_image_bytes if pictures else call.serving.max_tensor_bytes)
-    answer = await predict_http.predict(call.serving, call.names["model"], body, content_type)
+    answer = await predict_http.predict(call.serving, call.names["model"], body, content_type, call.caller)
     return Reply(orjson.dumps(answer), may_compress=True)
 
 
@@ -250,8 +253,10 @@ async def serve(scope: Mapping[str, Any], call: HttpCall, send: Send) -> None:
     except Gone:
         return
     except Exception:
-        log.exception("%s broke; this is a bug", scope["path"])
+        log.exception("%s broke; this is a bug", scope["path"], extra=names(call.caller))
         reply = _refusal(Internal("the call broke; this is a bug"))
+    if call.caller is not None:
+        reply.headers = [*reply.headers, *echo(call.caller)]
     await _send(reply, call.header(b"accept-encoding"), method == "HEAD", send)
 
 

@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2_grpc
 from serving.aggregator import Answer, Request
 from serving.catalog import Model
 from serving.errors import Unsupported
+from serving.journey import Operation
 from serving.receipts import Receipts
 from serving.wire import management
 from serving.wire.codec import TRITON_TYPES
@@ -36,6 +37,7 @@ from serving.wire.protobuf import delimited, parameter, tag, varint
 from serving.wire.stamp import Stamp
 
 PLATFORM = "scrutin"
+OPERATION = Operation(GRPC, "inference.GRPCInferenceService/ModelInfer")
 
 LASTING = 1024
 """Kinds of answers whose common part is kept: models x rows x outputs asked for x what became of the members."""
@@ -145,9 +147,9 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         def decode(arrived: float) -> Request:
             model = self._serving.catalog.find(head.model_name, head.model_version)
             timeout = remaining if head.timeout is None else sooner(head.timeout, remaining)
-            return Request(model, request.rows(model.live.spec), arrived, head.policy, timeout)
+            return Request(model, request.rows(model.live.spec), arrived, head.policy, timeout, head.request_id)
 
-        answer = await self._serving.answer(GRPC, head.model_name, decode)
+        answer = await self._serving.answer(OPERATION, head.model_name, decode, context.caller)
         return self._encoder.encode(head, answer)
 
     async def RepositoryIndex(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ensembles.spec import EnsembleSpec
 from serving.aggregator import Answer, Request
 from serving.errors import InvalidRequest
+from serving.journey import Caller, Operation
 from serving.wire.codec import flattened, rows_from_bytes, rows_from_values
 from serving.wire.columns import (
     Column,
@@ -27,6 +28,8 @@ from serving.wire.columns import (
 )
 from serving.wire.exchange import HTTP, Serving
 from serving.wire.stamp import Stamp
+
+OPERATION = Operation(HTTP, "POST /v2/models/{model}/infer")
 
 REMEMBERED_BYTES = 4096
 """Heads up to this size are remembered when tensors are binary: then a client sends the very same one with each request."""
@@ -74,7 +77,9 @@ class Inference:
         self._common: PerBatch[bytes] = PerBatch()
         self._single: PerBatch[list[bytes]] = PerBatch()
 
-    async def infer(self, name: str, version: str, body: bytes, header_length: str) -> HttpAnswer:
+    async def infer(
+        self, name: str, version: str, body: bytes, header_length: str, caller: Caller | None
+    ) -> HttpAnswer:
         """Answer a request. `header_length`: the text of Inference-Header-Content-Length, "" without one. Raises a Fault."""
         head: JsonHead | None = None
 
@@ -82,9 +87,11 @@ class Inference:
             nonlocal head
             model = self._serving.catalog.find(name, version)
             head, binary = _split(model.live.spec, body, header_length)
-            return Request(model, _rows(model.live.spec, head, binary), arrived, head.policy, head.timeout)
+            return Request(
+                model, _rows(model.live.spec, head, binary), arrived, head.policy, head.timeout, head.request_id
+            )
 
-        answer = await self._serving.answer(HTTP, name, decode)
+        answer = await self._serving.answer(OPERATION, name, decode, caller)
         assert head is not None  # noqa: S101  an answer means that the request was decoded
         return self._encode(name, head, answer)
 

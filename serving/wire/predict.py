@@ -12,6 +12,7 @@ from scrutin.v1 import ensemble_pb2_grpc
 from serving.aggregator import Answer, Request
 from serving.catalog import Live, Model
 from serving.errors import InvalidRequest
+from serving.journey import Operation
 from serving.receipts import Receipts
 from serving.records import Outcome
 from serving.wire.codec import rows_from_bytes, rows_from_images
@@ -21,6 +22,7 @@ from serving.wire.predict_stream import Stream
 from serving.wire.protobuf import delimited, tag, varint
 from serving.wire.stamp import Stamp
 
+PREDICT = Operation(GRPC, "scrutin.v1.EnsembleService/Predict")
 MICROSECONDS = 1e6
 
 OUTCOMES = {
@@ -40,11 +42,9 @@ class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
 
     async def Predict(self, request: pb.PredictRequest, context: ServicerContext) -> bytes:
         """The answer, serialised."""
-        return await self._predict(request, context.time_remaining())
-
-    async def _predict(self, request: pb.PredictRequest, remaining: float | None) -> bytes:
+        remaining = context.time_remaining()
         answer = await self._serving.answer(
-            GRPC, request.ensemble, lambda arrived: self._request(request, arrived, remaining)
+            PREDICT, request.ensemble, lambda arrived: self._request(request, arrived, remaining), context.caller
         )
         return self._encoder.encode(request.id, answer)
 
@@ -60,9 +60,9 @@ class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
         if kind == "tensor":
             tensor = request.tensor
             rows = rows_from_bytes(spec.input, tensor.datatype, tensor.shape, tensor.data)
-            return Request(model, rows, arrived, request.policy, timeout)
+            return Request(model, rows, arrived, request.policy, timeout, request.id)
         if kind == "images":
-            made = partial(Request, model, arrived=arrived, policy=request.policy, timeout=timeout)
+            made = partial(Request, model, arrived=arrived, policy=request.policy, timeout=timeout, id=request.id)
             return from_images(made, model, request.images.files)
         raise InvalidRequest("found no input, expected a tensor or images")
 
@@ -72,7 +72,7 @@ class EnsembleServicer(ensemble_pb2_grpc.EnsembleServiceServicer):
         def decode(request: pb.PredictRequest, arrived: float) -> Request | Awaitable[Request]:
             return self._request(request, arrived, context.time_remaining())
 
-        stream = Stream(self._serving, decode, self._encoder.encode, context.write_soon)
+        stream = Stream(self._serving, decode, self._encoder.encode, context.write_soon, context.caller)
         try:
             async for request in request_iterator:
                 stream.take(request)

@@ -13,6 +13,7 @@ from python_multipart.multipart import parse_options_header
 from ensembles.spec import EnsembleSpec
 from serving.aggregator import Answer, Request
 from serving.errors import InvalidRequest
+from serving.journey import Caller, Operation
 from serving.wire.codec import rows_from_nested
 from serving.wire.exchange import HTTP, Serving
 from serving.wire.oip_http import json_object
@@ -20,6 +21,8 @@ from serving.wire.predict import describe, from_images
 from serving.wire.stamp import Stamp
 
 __all__ = ["describe", "predict", "takes_images"]
+
+OPERATION = Operation(HTTP, "POST /v1/models/{model}:predict")
 
 IMAGES, FORM = (b"image/png", b"image/jpeg"), b"multipart/form-data"
 
@@ -36,7 +39,7 @@ def takes_images(content_type: str) -> bool:
     return kind == FORM or kind in IMAGES
 
 
-async def predict(serving: Serving, name: str, body: bytes, content_type: str) -> dict[str, Any]:
+async def predict(serving: Serving, name: str, body: bytes, content_type: str, caller: Caller | None) -> dict[str, Any]:
     """The JSON of an answer. Raises a Fault."""
 
     def decode(arrived: float) -> Request | Awaitable[Request]:
@@ -56,7 +59,7 @@ async def predict(serving: Serving, name: str, body: bytes, content_type: str) -
         content = json_object(body)
         return made(rows=_rows(spec, content), policy=_policy(content))
 
-    answer = await serving.answer(HTTP, name, decode)
+    answer = await serving.answer(OPERATION, name, decode, caller)
     receipt = Stamp(serving.receipts).receipt(answer).decode()
     return {**_encode(answer), **({"receipt": receipt} if receipt else {})}
 

@@ -9,8 +9,11 @@ from scrutin.v1 import ensemble_pb2 as pb
 from serving.aggregator import Answer, Request
 from serving.batch import Entry
 from serving.errors import Fault
+from serving.journey import Caller, Operation
 from serving.wire.exchange import GRPC, Exchange, Serving
 from serving.wire.status import status
+
+OPERATION = Operation(GRPC, "scrutin.v1.EnsembleService/PredictStream")
 
 IN_FLIGHT = 256
 """Requests of one stream that are worked on at once; the next ones are read when an answer has gone out."""
@@ -27,12 +30,13 @@ class Stream:
     Pictures, which take long to decode, have a task.
     """
 
-    def __init__(self, serving: Serving, decode: Decode, encode: Encode, write: Write) -> None:
+    def __init__(self, serving: Serving, decode: Decode, encode: Encode, write: Write, caller: Caller | None) -> None:
         """`write` takes a serialised answer and returns at once."""
         self._serving = serving
         self._decode = decode
         self._encode = encode
         self._write = write
+        self._caller = caller
         self._under_way: set[asyncio.Future[Any]] = set()
         self._room = asyncio.Event()
 
@@ -44,7 +48,7 @@ class Stream:
 
     def take(self, request: pb.PredictRequest) -> None:
         """Work on a request. One that fails is answered with its error."""
-        exchange = Exchange(self._serving, GRPC, request.ensemble)
+        exchange = Exchange(self._serving, OPERATION, request.ensemble, self._caller)
         try:
             decoded = self._decode(request, exchange.arrived)
             if isinstance(decoded, Request):
@@ -59,7 +63,7 @@ class Stream:
     def _decoded(self, request: pb.PredictRequest, exchange: Exchange, task: "asyncio.Future[Request]") -> None:
         self._done(task)
         if task.cancelled():
-            exchange.count("CANCELLED")
+            exchange.cancelled()
             return
         try:
             self._wait_for(exchange.submit(task.result()), request, exchange)
@@ -75,7 +79,7 @@ class Stream:
     ) -> None:
         self._done(future)
         if future.cancelled():
-            exchange.count("CANCELLED")
+            exchange.cancelled()
             return
         try:
             self._write(self._encode(request.id, exchange.collect(entry)))

@@ -12,7 +12,6 @@ The process runs on one core, so that an ensemble has one executor and a second 
 
 import asyncio
 import json
-import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -23,7 +22,7 @@ from ensembles import repository
 from ensembles.members import Occupation, Rows, Scores
 from ensembles.members.scripted import ScriptedMember, Step, always
 from ensembles.repository import Repository
-from serving import sanity
+from serving import logs, sanity
 from serving.app import Server
 from serving.settings import from_environment
 
@@ -68,8 +67,8 @@ def scripted(ensemble: Repository, script: Mapping[str, Any]) -> dict[str, Scrip
 
 
 def create() -> Any:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     settings, script = from_environment(), json.loads(os.environ[SCRIPT])
+    logs.begin(settings.log_format)
     members: dict[str, ScriptedMember] = {}
     for path in settings.repositories:
         ensemble = repository.read(path)

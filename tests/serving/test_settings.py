@@ -45,6 +45,10 @@ def test_only_the_repositories_have_to_be_named() -> None:
         price_per_hour=0.10,
         drain_delay_seconds=0.0,
         drain_timeout_seconds=20.0,
+        log_format="text",
+        access_log=False,
+        otlp_endpoint=None,
+        trace_ratio=0.01,
     )
 
 
