@@ -1,1 +1,5 @@
-"""The domain of Scrutin and its workbench: what a vote is, how good it is, what it costs. Knows nothing of servers."""
+"""Votes of trained classifiers: what they say, what they cost, and whether the ensemble is worth it."""
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime else reports to its maker what it runs
