@@ -1,4 +1,4 @@
-"""Votes of trained classifiers: what they say, what they cost, and whether the ensemble is worth it."""
+"""The domain of Scrutin and its workbench: what a vote is, how good it is, what it costs. Knows nothing of servers."""
 
 import os
 

@@ -1,7 +1,6 @@
 """Drives one ensemble's queue: whenever an executor is free, what waits runs. Does; decides nothing."""
 
 import asyncio
-import ctypes
 import logging
 import math
 import time
@@ -15,6 +14,7 @@ from ensembles.tally import Tally
 from serving.batch import Batch, Entry
 from serving.batch_queue import Backlog, BatchQueue
 from serving.books import Books
+from serving.breath import breathe
 from serving.counting import Counting, Watcher
 from serving.course import courses
 from serving.errors import DeadlinePassed, Internal, InvalidRequest
@@ -24,8 +24,7 @@ from serving.stages import Stages
 
 log = logging.getLogger(__name__)
 
-yield_core = ctypes.CDLL(None).sched_yield  # unlike os.sched_yield it lets go of the interpreter meanwhile
-YIELDS, QUIET = 12, 3
+BREATHS, QUIET = 12, 3
 """At the most so many between two batches, and no more once nothing came of so many: to get here, what arrives takes one for its
 headers, one for its body, and the client that has just been answered one to ask again."""
 
@@ -240,18 +239,15 @@ class Batcher:
     async def _let_others_in(self) -> None:
         """Let answers go out and what has arrived meanwhile come in, so that the next batch is as full as it can be.
 
-        Requests reach this thread through others, which the kernel keeps waiting for as long as this one computes. To yield
-        costs microseconds where nobody waits, and where many do, fuller batches make each request some tenth cheaper.
+        That costs microseconds where nobody waits, and where many do, fuller batches make each request some tenth cheaper.
         """
         quiet = 0
-        for _ in range(YIELDS):
+        for _ in range(BREATHS):
             if self.queue.full:
                 await asyncio.sleep(0)
                 return
             waiting = len(self.queue)
-            yield_core()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            await breathe()
             quiet = quiet + 1 if len(self.queue) == waiting else 0
             if quiet == QUIET:
                 return

@@ -12,6 +12,7 @@ from ensembles.tally import no_votes
 from ensembles.votes import Ints
 from serving.batch import Batch
 from serving.books import Books
+from serving.breath import breathe
 from serving.counting import Counting
 from serving.errors import Internal
 from serving.records import MemberRun, Outcome
@@ -21,8 +22,9 @@ from serving.staging import Remaining, at_once, makespan
 
 log = logging.getLogger(__name__)
 
-BREATH_SECONDS = 0.001
-"""After a run on the event loop that took longer, others get their turn before the next one."""
+LONG_SECONDS, BREATHS = 0.001, 3
+"""After a run on the event loop that took longer, others get their turn before the next one: so many, since a request takes one for
+its headers and one for its body before it can be refused, and one for that to leave."""
 
 TRIAL_SECONDS = 10.0
 """What a member that has left the rotation may take to vote on one row."""
@@ -122,8 +124,9 @@ class Stages:
                 batch.tell_of(run.record)
             await seat.work(run, rows, batch.course.policy, alone=len(members) == 1)
             self._put(batch, member, ids, run)
-            if run.record.seconds > BREATH_SECONDS:
-                await asyncio.sleep(0)
+            if run.record.seconds > LONG_SECONDS:
+                for _ in range(BREATHS):
+                    await breathe()
         self._settle(batch, counting)
 
     async def _side_by_side(
