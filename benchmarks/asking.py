@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -105,6 +106,9 @@ class Asked:
             .string_param.split(",")
         ]
         return np.array(skipped)
+
+    def codes(self) -> Counter[str]:
+        return Counter(reply.code for reply in self.replies)
 
 
 class Client:

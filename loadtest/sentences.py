@@ -89,7 +89,7 @@ def failures(document: Json) -> str:
     slowest: dict[str, float] = {}
     for arm in document["arms"]:
         for code, within in arm["failure_seconds"].items():
-            slowest[code] = max(slowest.get(code, 0.0), within["p99"])
+            slowest[code] = max(slowest.get(code, 0.0), within["p99"] or 0.0)
     told = [
         f"{code} within {seconds(within)} (p99): {document['messages'].get(code) or 'nothing was said'}"
         for code, within in slowest.items()

@@ -16,6 +16,9 @@ class SizingError(ValueError):
     """No such sizing. One line."""
 
 
+MOST_REPLICAS = 1e9
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What is wanted of all sizings. Raises SizingError for what cannot be.
@@ -59,8 +62,13 @@ class Fleet:
 
 
 def replicas(rate: float, capacity: float, terms: Terms) -> int:
-    """For `rate` requests/s, of which a replica carries `capacity`. A multiple of the zones."""
-    needed = max(1, math.ceil(rate / (capacity * (1 - terms.headroom)) - 1e-9))
+    """For `rate` requests/s, of which a replica carries `capacity`. A multiple of the zones. Raises SizingError for beyond counting."""
+    wanted = rate / (capacity * (1 - terms.headroom))
+    if wanted > MOST_REPLICAS:
+        raise SizingError(
+            f"rate: found {rate:g} requests/s, {wanted:.3g} times what a replica carries, expected at most {MOST_REPLICAS:g} times"
+        )
+    needed = max(1, math.ceil(wanted - 1e-9))
     if terms.zones == 1:
         return needed + terms.spare
     a_zone = max(math.ceil(needed / (terms.zones - 1)), math.ceil((needed + terms.spare) / terms.zones))

@@ -78,8 +78,8 @@ async def probe(address: Address, options: TargetOptions, description: Descripti
     codec = opening.codec(address, description, options)
     ended: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
     caller = opening.caller(address, options, lambda call, raw, now: None if ended.done() else ended.set_result(raw))
-    await caller.open()
     try:
+        await caller.open()
         first = data.x[[place % len(data.x) for place in range(options.rows)]]
         caller.send(Call(0, 0, 0.0), codec.head(policy), codec.tail(first))
         raw = await asyncio.wait_for(ended, PROBE_SECONDS)

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from ensembles import repository
 from ensembles.members.cores import cores
 from scrutin.v1 import ensemble_pb2_grpc
-from serving import catalog, energy, logs, receipts
+from serving import catalog, energy, farewell, logs, receipts
 from serving.aggregator import Aggregator
 from serving.books import Books
 from serving.catalog import Catalog, Loader, LoadMember
@@ -48,6 +48,8 @@ SERVICES = (
 )
 SPARE_THREADS = 32
 """Beside one a core, for runs that are overdue and do not stop: they must not keep other members from theirs."""
+NEVER_READY = 1
+"""The exit code of a server that a fault of an ensemble has kept from ever taking requests."""
 FLUSH_SECONDS = 0.2
 """From the last answer to the end of the process: what was handed to the door still has to leave it."""
 
@@ -147,6 +149,8 @@ class Server:
         self.draining = True
         self.versions.close()
         await self._tell_health()
+        farewell.say()
+        faults = [] if self._announced else self.catalog.faults
         log.info("draining: %d requests under way", len(self.application.calls))
         await asyncio.sleep(self.settings.drain_delay_seconds)
         for live in self.catalog.ensembles.values():
@@ -158,7 +162,11 @@ class Server:
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
         log.info("stopped: %d requests unanswered", self.catalog.in_flight)
+        farewell.forget()
         sys.stdout.flush()
+        if faults:
+            log.error("never ready: %s", "; ".join(faults))
+            os._exit(NEVER_READY)
         _terminate()
 
 

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 LoadMember = Callable[[MemberSpec, bytes], Member]
 
+LOADING = "loading"
+
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Live:
@@ -42,7 +44,7 @@ class Live:
     batcher: Batcher | None = None
     audits: Audits | None = None
     spare_time: SpareTime | None = None
-    reason: str = "loading"
+    reason: str = LOADING
     closed: bool = False
     unloaded: bool = False
     spec: EnsembleSpec = field(init=False)
@@ -158,6 +160,12 @@ class Catalog:
         if version not in ("", model.live.version):
             raise Unknown(f"unknown version {version[:20]!r} of {name}, expected {model.live.version}")
         return model
+
+    @property
+    def faults(self) -> list[str]:
+        """Why ensembles could not be loaded that are meant to be served."""
+        lives = self.ensembles.values()
+        return [live.reason for live in lives if live.batcher is None and not live.unloaded and live.reason != LOADING]
 
     @property
     def ready(self) -> bool:

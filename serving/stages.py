@@ -124,7 +124,7 @@ class Stages:
                 batch.tell_of(run.record)
             await seat.work(run, rows, batch.course.policy, alone=len(members) == 1)
             self._put(batch, member, ids, run)
-            if run.record.seconds > LONG_SECONDS:
+            if run.record.seconds > LONG_SECONDS and member != members[-1]:
                 for _ in range(BREATHS):
                     await breathe()
         self._settle(batch, counting)

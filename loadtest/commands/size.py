@@ -124,6 +124,8 @@ def _read(path: Path) -> tuple[list[str], list[Carried]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != capacity.SCHEMA:
             raise ValueError(f"schema {content['schema']}")
+        if not content["policies"]:
+            raise ValueError("no policies")
         return [str(slo) for slo in content["slos"]], [_of(each) for each in content["policies"]]
     except OSError as error:
         raise Fault(f"{path}: found {error.strerror}, {expected}", USAGE) from error

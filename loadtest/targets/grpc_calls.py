@@ -109,9 +109,12 @@ class Channel:
                     server_hostname=address.host if self._options.tls else None,
                 )
                 await connection.opened
-        except (Http2Error, OSError, ssl.SSLError) as error:
+        except (Http2Error, OSError) as error:
             connection.close()
             raise TargetError(f"{address.place}: {_why(error)}") from None
+        except asyncio.CancelledError:
+            connection.close()
+            raise
         self._connection = connection
         return connection
 

@@ -31,6 +31,9 @@ than it can even refuse in order; what arrives then is turned away unread, so th
 OPENMETRICS = b"application/openmetrics-text"
 """Whoever accepts it gets it, since exemplars are told in no other format; Prometheus does by itself."""
 
+HEALTH = {"/v2/health/live", "/v2/health/ready"}
+"""Also told on the port of the metrics, which stays plain and open to whoever watches."""
+
 INFERENCE = ("/infer", ":predict", "/ModelInfer", "/Predict")
 
 LOOK_AT_MOST = 64
@@ -98,7 +101,7 @@ class Application:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        if scope["server"][1] == self._metrics_port:
+        if scope["server"][1] == self._metrics_port and scope["path"] not in HEALTH:
             await self._metrics(scope, send)
             return
         if self._overrun and scope["path"].endswith(INFERENCE):
@@ -167,7 +170,7 @@ class Application:
 
     async def _metrics(self, scope: Mapping[str, Any], send: Send) -> None:
         found = scope["path"] == "/metrics" and scope["method"] == "GET"
-        body, content_type = b'{"error":"unknown path, expected GET /metrics"}', http.JSON
+        body, content_type = b'{"error":"unknown path, expected GET /metrics or /v2/health/ready"}', http.JSON
         if found:
             exemplars = OPENMETRICS in dict(scope["headers"]).get(b"accept", b"")
             body = self._serving.telemetry.exposition(exemplars)

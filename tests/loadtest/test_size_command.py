@@ -127,6 +127,7 @@ UNORDERED = {"value": 1, "low": 2, "high": 3, "n": 1}
         ("{", "found JSONDecodeError"),
         ("[]", "found TypeError"),
         ('{"schema": 7}', "found ValueError schema 7"),
+        ('{"schema": 1, "slos": [], "policies": []}', "found ValueError no policies"),
         ('{"schema": 1, "slos": [], "policies": [{"policy": "full"}]}', "found KeyError 'requests_per_second'"),
         (
             json.dumps({"schema": 1, "slos": [], "policies": [{"policy": "a", "requests_per_second": UNORDERED}]}),

@@ -147,11 +147,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def ending_well(server: Running):
-    """Stopped by SIGTERM behind the block, unless the block did it, and with exit code 0."""
+def ending(server: Running, code: int = 0):
+    """Stopped by SIGTERM behind the block, unless the block did it, and with this exit code."""
     try:
         yield server
-        assert server.stop() == 0, server.log
+        assert server.stop() == code, server.log
     finally:
         server.kill()
 
@@ -180,9 +180,9 @@ def serving():
 def launch(tmp_path_factory):
     """`with launch(repository, …, price_per_hour=1) as server`: the real `serving run`."""
 
-    def launch(*repositories: Path, ready: bool = True, **given: object):
+    def launch(*repositories: Path, ready: bool = True, ends_with: int = 0, **given: object):
         server = Running([SERVING, "run", *map(str, repositories), *flags(**given)], tmp_path_factory.mktemp("serving"))
-        return ending_well(server.wait() if ready else server)
+        return ending(server.wait() if ready else server, ends_with)
 
     return launch
 
@@ -196,7 +196,7 @@ def launch_program(tmp_path_factory):
         settings = json.dumps({"repositories": list(map(str, repositories)), **ports, **given})
         command = [sys.executable, str(Path(__file__).with_name(program)), settings]
         server = Running(command, tmp_path_factory.mktemp("program"), environment)
-        return ending_well(server.wait() if ready else server)
+        return ending(server.wait() if ready else server)
 
     return launch
 

@@ -87,3 +87,18 @@ def test_connections_last_as_long_as_callers_like_unless_told_otherwise(digits) 
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
 
     assert "max_connection_duration" not in manager["common_http_protocol_options"]
+
+
+def test_who_is_about_to_end_asks_callers_to_go_elsewhere(launch, digits, samples):
+    """They need not look at the health of the server for that."""
+    with launch(digits.path, drain_delay_seconds=3) as server, grpc.insecure_channel(server.grpc) as channel:
+        stub = ensemble_pb2_grpc.EnsembleServiceStub(channel)
+        assert stub.Predict(row(samples, 0)).label
+        before = callers(server)
+        server.signal()
+        server.until(lambda: server.get("/v2/health/live").headers["connection"] == "close")
+
+        answers = [stub.Predict(row(samples, number)).label for number in (1, 2)]
+
+        assert all(answers)
+        assert not callers(server) & before

@@ -257,7 +257,7 @@ def mislabelled(copied, digits):
 def test_an_ensemble_that_fails_its_replay_stays_out_while_the_others_serve(
     launch, mislabelled, write_tiny, free_ports
 ):
-    with launch(mislabelled, write_tiny("fit", ["a"]), ready=False, **free_ports) as server:
+    with launch(mislabelled, write_tiny("fit", ["a"]), ready=False, ends_with=1, **free_ports) as server:
         server.at(free_ports)
         server.until(lambda: "not ready: " in server.log, seconds=60)
         server.until(lambda: server.get("/v2/models/fit/ready").status == 200, seconds=60)
@@ -286,6 +286,10 @@ def test_an_ensemble_that_fails_its_replay_stays_out_while_the_others_serve(
             assert triton.ServerReady(oip.ServerReadyRequest()).ready is False
             assert triton.ModelReady(oip.ModelReadyRequest(name="digits")).ready is False
             assert triton.ModelReady(oip.ModelReadyRequest(name="fit")).ready is True
+        server.stop()
+        assert server.log.splitlines()[-1] == line.replace("not ready", "never ready").replace(
+            "serving.catalog", "serving"
+        )
 
 
 def test_while_it_loads_a_server_is_live_and_not_ready(launch_scripted, write_tiny, free_ports, tmp_path):

@@ -102,3 +102,8 @@ def test_a_rate_that_is_none_is_told(rate: float) -> None:
 def test_a_capacity_that_is_none_is_told() -> None:
     with pytest.raises(SizingError, match=r"capacity: found 5 \(from 0\), expected requests/s above 0"):
         fleet(1.0, Estimate(5, 0, 9, 3), Terms())
+
+
+def test_more_replicas_than_can_be_counted_are_refused() -> None:
+    with pytest.raises(SizingError, match="times what a replica carries, expected at most 1e"):
+        fleet(1e300, Estimate(1e-300, 1e-300, 1e-300, 1), Terms())

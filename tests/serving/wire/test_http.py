@@ -581,5 +581,12 @@ def test_nothing_else_is_on_the_metrics_port(server, method, path):
     assert reply.json.keys() == {"error"}
 
 
+@pytest.mark.parametrize(("path", "said"), [("live", {"live": True}), ("ready", {"ready": True})])
+def test_health_is_told_on_the_metrics_port_too(server, path, said):
+    reply = server.request("GET", f"/v2/health/{path}", address=server.metrics)
+
+    assert (reply.status, reply.json) == (200, said)
+
+
 def test_metrics_are_on_no_other_port(server):
     assert server.get("/metrics").status == 404
