@@ -21,9 +21,9 @@ IN_CREATE = 0x100  # as in <sys/inotify.h>
 
 def prepared() -> Path | None:
     """The file, which asks callers to stay; None where it cannot be made or watched, and callers find out when the server has ended."""
-    if not _can_watch():
-        return None
     try:
+        if not _can_watch():
+            return None
         file = Path(tempfile.mkdtemp(prefix="scrutin-")) / "leave"
         file.write_text(STAY)
     except OSError:

@@ -33,7 +33,8 @@ def test_it_removes_nothing_that_is_not_its_own(temporary) -> None:
 
 
 def test_without_a_folder_for_temporary_files_there_is_none(monkeypatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc/nowhere"])
 
     assert farewell.prepared() is None
 

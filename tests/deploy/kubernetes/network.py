@@ -34,7 +34,7 @@ def is_peer(peer: dict, pod: Pod) -> bool:
     return near and matches(peer.get("podSelector", {}), labels)
 
 
-def lets(made: Made, way: str, pod: Pod, other: Pod, port: int) -> bool:
+def lets(made: Made, way: str, pod: Pod, other: Pod, port: int, protocol: str) -> bool:
     """Whether the policies of our namespace let a pod of it have this traffic, `way` being Ingress or Egress."""
     if pod[0] != HERE:
         return True
@@ -42,16 +42,21 @@ def lets(made: Made, way: str, pod: Pod, other: Pod, port: int) -> bool:
     concerned = [each for each in policies if way in each["policyTypes"] and matches(each["podSelector"], pod[1])]
     side = "from" if way == "Ingress" else "to"
     numbers: dict[Any, int] = {each["name"]: each["containerPort"] for each in made.container["ports"]}
+
+    def number_and_protocol(each: dict) -> tuple[int, str]:
+        return numbers.get(each["port"], each["port"]), each.get("protocol", "TCP")
+
     return not concerned or any(
-        ("ports" not in rule or any(numbers.get(each["port"], each["port"]) == port for each in rule["ports"]))
+        ("ports" not in rule or (port, protocol) in [number_and_protocol(each) for each in rule["ports"]])
         and (side not in rule or any(is_peer(peer, other) for peer in rule[side]))
         for policy in concerned
         for rule in policy.get(way.lower(), [])
     )
 
 
-def admitted(made: Made, source: Pod, target: Pod, port: int) -> bool:
-    return lets(made, "Egress", source, target, port) and lets(made, "Ingress", target, source, port)
+def admitted(made: Made, source: Pod, target: Pod, port: int, protocol: str = "TCP") -> bool:
+    leaves = lets(made, "Egress", source, target, port, protocol)
+    return leaves and lets(made, "Ingress", target, source, port, protocol)
 
 
 def policy(name: str):
@@ -96,12 +101,13 @@ def others_reach_nothing(made: Made, world: World) -> None:
     for port in (8000, 8001, 8002):
         for caller in (PRETENDER, GRAFANA, INTERNET, (ELSEWHERE, {})):
             assert not admitted(made, caller, SERVER, port)
-        assert not lets(made, "Ingress", SERVER, STRANGER, port)
+        assert not lets(made, "Ingress", SERVER, STRANGER, port, "TCP")
 
 
 @law(
     GUARDED,
     put(lambda made: policy("scrutin")(made)["ingress"][1]["ports"][0], port="http"),
+    put(lambda made: policy("scrutin")(made)["ingress"][1]["ports"][0], protocol="UDP"),
     lambda made: policy("scrutin")(made)["ingress"].pop(),
 )
 def prometheus_reads_the_metrics(made: Made, world: World) -> None:
@@ -136,11 +142,15 @@ def the_server_calls_nobody(made: Made, world: World) -> None:
 @law(
     GUARDED,
     lambda made: policy("clients")(made)["egress"].pop(),
+    lambda made: policy("clients")(made)["egress"][1]["ports"].pop(),
+    put(lambda made: policy("clients")(made)["egress"][1]["ports"][0], protocol="TCP"),
     lambda made: policy("clients")(made)["egress"][1].pop("to"),
     lambda made: policy("clients")(made)["egress"].append({}),
 )
 def callers_of_the_namespace_find_the_server_by_name_and_nobody_else(made: Made, world: World) -> None:
-    assert admitted(made, CLIENT, DNS, DNS_PORT)
-    assert not admitted(made, CLIENT, INTERNET, DNS_PORT)
+    """DNS answers over TCP what is too long for UDP, such as the addresses of many pods."""
+    for protocol in ("UDP", "TCP"):
+        assert admitted(made, CLIENT, DNS, DNS_PORT, protocol)
+        assert not admitted(made, CLIENT, INTERNET, DNS_PORT, protocol)
     assert not admitted(made, CLIENT, INTERNET, HTTPS_PORT)
     assert not admitted(made, LOADTEST, PROMETHEUS, HTTPS_PORT)

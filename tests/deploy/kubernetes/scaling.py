@@ -92,7 +92,7 @@ def the_adapter_tells_what_the_autoscaler_asks(made: Made, world: World) -> None
 def utilisation_is_that_of_the_job_that_is_scraped(made: Made, world: World) -> None:
     selector = autoscaler(made)["metrics"][2]["external"]["metric"]["selector"]
 
-    assert selector == {"matchLabels": {"job": made.labels["app.kubernetes.io/name"]}}
+    assert selector == {"matchLabels": {"job": made.deployment["metadata"]["namespace"]}}
 
 
 @law(
@@ -152,6 +152,32 @@ def without_prometheus_keda_takes_no_pod_away(made: Made, world: World) -> None:
 
 
 @law(
+    KEDA,
+    put(lambda made: scaled(made)["triggers"][0]["metadata"], ignoreNullValues=None),
+    put(lambda made: scaled(made)["triggers"][1]["metadata"], ignoreNullValues="true"),
+)
+def to_keda_a_prometheus_that_does_not_know_our_pods_is_a_fault(made: Made, world: World) -> None:
+    """Else it takes no series for a queue of 0."""
+    for each in scaled(made)["triggers"]:
+        if each["type"] == "prometheus":
+            assert each["metadata"].get("ignoreNullValues") == "false"
+
+
+@law(
+    KEDA,
+    put(
+        lambda made: scaled(made)["triggers"][1]["metadata"],
+        query='sum(rate(ensemble_device_seconds_total{namespace="scrutin"}[2m]))',
+    ),
+)
+def to_keda_pods_that_have_not_been_asked_yet_are_no_fault(made: Made, world: World) -> None:
+    """They have a queue, and no time on devices."""
+    for each in scaled(made)["triggers"]:
+        if each["type"] == "prometheus":
+            assert "ensemble_queued_rows" in each["metadata"]["query"]
+
+
+@law(
     MONITORING,
     put(lambda made: made.one("PodMonitor")["spec"]["podMetricsEndpoints"][0], port="http"),
     put(lambda made: made.one("PodMonitor")["spec"]["podMetricsEndpoints"][0], path="/"),
@@ -167,9 +193,16 @@ def prometheus_reads_what_the_server_shows(made: Made, world: World) -> None:
     assert endpoint["path"] == "/metrics"
 
 
-@law(MONITORING, put(lambda made: made.one("PodMonitor")["spec"], jobLabel="app"))
-def all_pods_are_one_job(made: Made, world: World) -> None:
-    assert made.one("PodMonitor")["spec"]["jobLabel"] in made.labels
+@law(
+    MONITORING,
+    put(lambda made: made.one("PodMonitor")["spec"]["podMetricsEndpoints"][0], relabelings=[]),
+    put(lambda made: made.one("PodMonitor")["spec"]["podMetricsEndpoints"][0]["relabelings"][0], targetLabel="group"),
+)
+def all_pods_of_a_namespace_are_one_job(made: Made, world: World) -> None:
+    """Those of another one are another deployment, whose series are not to be added to these."""
+    [endpoint] = made.one("PodMonitor")["spec"]["podMetricsEndpoints"]
+
+    assert endpoint["relabelings"] == [{"sourceLabels": ["__meta_kubernetes_namespace"], "targetLabel": "job"}]
 
 
 @law(

@@ -132,7 +132,7 @@ def test_a_caller_as_in_the_page_loses_no_request_when_a_pod_ends(launch, server
 
     assert ending.process.returncode == 0
     assert (200, 503) in states
-    assert len(answered) > 150
+    assert len(answered) > 100
 
 
 def run_pods(job: Made, server: Running, logs: list[Path], messages: list[Path], lead: float) -> set[int]:
@@ -165,7 +165,8 @@ def test_the_pods_of_the_load_test_make_one_run(rendered, server, tmp_path: Path
     command = [Path(SERVING).with_name("loadtest"), "merge", *logs, "--out", tmp_path / "merged", "--json"]
     merged = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
-    assert codes | {merged.returncode} <= {DONE, NOT_VALID}, messages[0].read_text() + merged.stderr
+    assert codes == {DONE}, messages[0].read_text()
+    assert merged.returncode in (DONE, NOT_VALID), messages[0].read_text() + merged.stderr
     assert sum(arm["requests"] for arm in json.loads(merged.stdout)["arms"]) > 200
 
 

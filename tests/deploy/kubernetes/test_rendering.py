@@ -17,6 +17,8 @@ NAMES = [*OVERLAYS, *COMPONENTS, "kserve"]
 MINORS = range(30, 38)
 CUSTOM = ("monitoring.coreos.com", "keda.sh", "serving.kserve.io")
 HERE = Path(__file__).parent
+ADDED = ("components/networkpolicy", "components/gpu", "components/loadtest-job")
+"""What overlays have in any case."""
 NEWER = {"components/repository-oci": 31}
 """Whose fields came with that version."""
 
@@ -61,12 +63,17 @@ def test_the_schema_finds_a_misspelt_key_a_wrong_type_and_a_kind_that_is_gone(re
     assert "1.37" in fault(gone, 37)
 
 
-def test_the_containers_of_the_runtime_for_kserve_are_those_of_a_pod(rendered) -> None:
-    [runtime] = [made for made in rendered("kserve") if made["kind"] == "ServingRuntime"]
-    spec = {key: runtime["spec"][key] for key in ("containers", "volumes")}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
+def pod_of_kserve(rendered) -> dict:
+    """As KServe puts it together."""
+    made = {each["kind"]: each["spec"] for each in rendered("kserve")}
+    runtime, predictor = made["ServingRuntime"], made["InferenceService"]["predictor"]
+    spec = {key: runtime[key] for key in ("containers", "volumes")}
+    spec |= {key: predictor[key] for key in ("automountServiceAccountToken", "securityContext")}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "digits", "namespace": "scrutin"}, "spec": spec}
 
-    assert [found for minor in MINORS if (found := fault(pod, minor))] == []
+
+def test_the_containers_of_the_runtime_for_kserve_are_those_of_a_pod(rendered) -> None:
+    assert [found for minor in MINORS if (found := fault(pod_of_kserve(rendered), minor))] == []
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +146,10 @@ def test_all_dashboards_become_a_config_map(rendered) -> None:
 def test_no_policy_of_checkov_is_broken_but_those_that_its_file_explains(rendered, tmp_path: Path) -> None:
     checkov = conftest.found("checkov", "pip install checkov in an environment of its own, or run .ci/kubernetes-tools")
     spoilt = json.dumps(rendered("overlays/cpu")).replace('"readOnlyRootFilesystem": true', '"privileged": true')
+    policies = [each for each in rendered("overlays/cpu") if each["kind"] == "NetworkPolicy"]
     made = {name: [*rendered(f"overlays/{name}"), *rendered("overlays/loadtest")] for name in ("cpu", "gpu")}
+    made |= {Path(name).name: [*rendered(name), *policies] for name in COMPONENTS if name not in ADDED}
+    made["kserve"] = [pod_of_kserve(rendered), *policies]
     files = [tmp_path / f"{name}.yaml" for name in (*made, "spoilt")]
     for file, objects in zip(files, (*made.values(), json.loads(spoilt)), strict=True):
         file.write_text(yaml.safe_dump_all(objects))

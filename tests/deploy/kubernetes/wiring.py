@@ -60,12 +60,13 @@ def the_server_listens_on_the_ports_that_are_named(made: Made, world: World) -> 
 
 @law(
     SERVERS,
-    put(lambda made: made.container["livenessProbe"]["httpGet"], port="health"),
-    put(lambda made: made.container["startupProbe"]["httpGet"], port=8001),
+    put(lambda made: made.container["livenessProbe"]["httpGet"], port="http"),
+    put(lambda made: made.container["startupProbe"]["httpGet"], port=8002),
 )
-def probes_ask_the_http_port(made: Made, world: World) -> None:
+def probes_ask_the_port_that_callers_do_not_use(made: Made, world: World) -> None:
+    """It stays without TLS when the others have it."""
     for kind, probe in probes(made).items():
-        assert probe["httpGet"]["port"] == "http", kind
+        assert probe["httpGet"]["port"] == "metrics", kind
 
 
 @law(DEPLOYED, put(lambda made: made.one("Service", "scrutin-grpc")["spec"], clusterIP=None))
@@ -99,15 +100,14 @@ def pods_are_spread_over_zones_and_nodes(made: Made, world: World) -> None:
 
 @law(
     SERVERS,
-    put(lambda made: made.pod["topologySpreadConstraints"][1], nodeTaintsPolicy=None),
+    put(lambda made: made.pod["topologySpreadConstraints"][1], whenUnsatisfiable="DoNotSchedule"),
     put(lambda made: made.pod["topologySpreadConstraints"][1], matchLabelKeys=None),
 )
-def a_spread_that_is_demanded_counts_only_nodes_and_pods_that_matter(made: Made, world: World) -> None:
-    """Else a tainted node, or a pod of the version before, keeps pods waiting for ever."""
+def a_spread_is_preferred_and_keeps_no_pod_waiting(made: Made, world: World) -> None:
+    """A node that is full would else stop the autoscaler, and a pod of the version before would count as one of this."""
     for constraint in made.pod["topologySpreadConstraints"]:
-        if constraint["whenUnsatisfiable"] == "DoNotSchedule":
-            assert constraint.get("nodeTaintsPolicy") == "Honor"
-            assert constraint.get("matchLabelKeys") == ["pod-template-hash"]
+        assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert constraint.get("matchLabelKeys") == ["pod-template-hash"]
 
 
 @law(
