@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -13,7 +14,7 @@ import typer
 from ensembles import repository
 from ensembles.members import Member
 from ensembles.repository import Repository, RepositoryError
-from serving.settings import SettingsError, read
+from serving.settings import Settings, SettingsError, read
 
 DONE, NO, USAGE = 0, 1, 2
 
@@ -101,9 +102,7 @@ def run(
         if settings.receipt_key_file:
             read_key(settings.receipt_key_file)
         if settings.otlp_endpoint:
-            from serving.tracing import traces_url  # only here, since few need the packages that it needs
-
-            traces_url(settings.otlp_endpoint)
+            _can_trace(settings, settings.otlp_endpoint)
         become(with_free_ports(settings))
     except SettingsError as error:
         _fail(error, USAGE, debug)
@@ -132,6 +131,15 @@ def check(
     if as_json:
         print(json.dumps(faults))
     raise typer.Exit(DONE if all(row["ok"] for row in faults) else NO)
+
+
+def _can_trace(settings: Settings, endpoint: str) -> None:
+    """Raises SettingsError."""
+    from serving.tracing import Tracer  # only here, since few need the packages that it needs
+
+    library = logging.getLogger("opentelemetry")
+    library.addHandler(logging.NullHandler())  # what it says of variables that it passes over, the server's log tells
+    Tracer(settings, endpoint).close()
 
 
 def _verified(paths: tuple[Path, ...]) -> list[Repository]:

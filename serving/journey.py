@@ -15,6 +15,10 @@ class Operation(NamedTuple):
     name: str
 
 
+LONGEST_ID = 128
+"""Characters of a name that a caller gives a request; a longer one names it nowhere, since log and spans keep what they are given."""
+
+
 class Caller(NamedTuple):
     """What a request's headers say of where it comes from. `parent`: the span that it is made in."""
 
@@ -55,6 +59,14 @@ class Journey:
     ended: float = 0.0
     runs: list[MemberRun] = field(default_factory=list)
     outcomes: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, operation: Operation, arrived: float, caller: Caller | None, span: SpanContext | None = None
+    ) -> "Journey":
+        """That of a request. `span`: its own; without one, its caller's stands for it."""
+        request_id, parent = caller or Caller()
+        return cls(operation, arrived, request_id, parent, span or parent)
 
     @property
     def seconds(self) -> float:

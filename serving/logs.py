@@ -1,4 +1,4 @@
-"""How lines of the log look: for people, or JSON for machines. One event, one line; a traceback is part of its line in JSON."""
+"""How lines of the log look: for people, or JSON for machines. In JSON, one event is one line, its traceback too; as text, a traceback has lines of its own."""
 
 import json
 import logging

@@ -37,20 +37,19 @@ class Observer:
         self._ratio = tracer.ratio if tracer is not None else 0.0
         self._room = Room()
         self.idle = not access_log and not self._ratio
-        """Whether nobody wants to hear of a request whose caller did not name it."""
+        """Whether nobody wants to hear of a request that is part of no trace, unless it fails."""
 
     def follow(self, operation: Operation, caller: Caller | None, arrived: float) -> Journey | None:
-        """The journey of a request that somebody wants to hear of."""
-        request_id, parent = (caller.request_id, caller.parent) if caller else ("", None)
-        span = parent
+        """The journey of a request that somebody wants to hear of, however it ends."""
+        span = caller.parent if caller else None
         if self._tracer is not None:
-            if parent is not None:
-                span = parent.child()
+            if span is not None:
+                span = span.child() if span.sampled else span
             elif random.random() < self._ratio:  # noqa: S311  a sample, no secret
                 span = root()
-        if span is None and not request_id and not self._access_log:
+        if not self._access_log and (span is None or not span.sampled):
             return None
-        return Journey(operation, arrived, request_id, parent, span)
+        return Journey.of(operation, arrived, caller, span)
 
     def ended(self, journey: Journey, bug: Exception | None = None) -> None:
         """A request has its answer, or will have none. `bug`: what broke."""

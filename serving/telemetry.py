@@ -186,7 +186,7 @@ class Telemetry:
         self._queue_seconds.of(ensemble).exemplify(journey.started - journey.arrived, trace_id, now)
         self._vote_seconds.of(ensemble).exemplify(journey.vote_seconds, trace_id, now)
         for run in journey.runs:
-            if run.hold is not None and run.hold.ended:
+            if run.seconds:
                 self._member_seconds.of(ensemble, run.member).exemplify(run.seconds, trace_id, now)
 
     def begun(self, ensemble: str, rows: int) -> None:

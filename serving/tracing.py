@@ -42,6 +42,9 @@ CLOSE_SECONDS = 1.0
 SPANS_AT_ONCE = 64
 """Python spends 2 ms on writing them, in which requests may have to wait for it; on the library's own 512, 16 ms."""
 
+TALKATIVE = ("opentelemetry.exporter", "opentelemetry.trace")
+"""They tell every failure to send, where `_Collector` tells one, and every tracestate that is none, which callers choose."""
+
 TRACES_PATH = "/v1/traces"
 NANOSECONDS = 1e9
 
@@ -50,26 +53,47 @@ Attributes = Mapping[str, AttributeValue]
 
 def traces_url(endpoint: str) -> str:
     """Where an endpoint takes traces: at the standard path, unless it names one itself. Raises SettingsError."""
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise SettingsError(f"otlp_endpoint: found {endpoint!r}, expected a URL such as http://localhost:4318")
+    try:
+        parts = urlsplit(endpoint)
+        port = parts.port  # which is read, and may turn out to be none, only here
+    except ValueError:
+        raise _no_url(endpoint) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or endpoint.split() != [endpoint]:
+        raise _no_url(endpoint)
     return urlunsplit(parts._replace(path=TRACES_PATH)) if parts.path in ("", "/") else endpoint
+
+
+def _no_url(endpoint: str) -> SettingsError:
+    found = _without_secret(endpoint)
+    return SettingsError(f"otlp_endpoint: found {found!r}, expected a URL such as http://localhost:4318")
+
+
+def _without_secret(url: str) -> str:
+    """Without the name and password that may be in front of the host."""
+    _, secret, host = url.rpartition("@")
+    return f"…@{host}" if secret else url
 
 
 class Tracer:
     """Makes the spans of journeys and sends them."""
 
     def __init__(self, settings: Settings, endpoint: str) -> None:
-        """Raises SettingsError."""
+        """Raises SettingsError, also for variables of OpenTelemetry that it cannot work with."""
         url = traces_url(endpoint)
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it tells every failure; `_Collector` tells one
+        try:
+            collector = _Collector(OTLPSpanExporter(url), _without_secret(url))
+            self._processor = BatchSpanProcessor(collector, max_export_batch_size=SPANS_AT_ONCE)
+        except (ValueError, RuntimeError) as error:
+            raise SettingsError(
+                f"OTEL_…: OpenTelemetry refuses its variables, with max_export_batch_size {SPANS_AT_ONCE}: {error}"
+            ) from None
+        for name in TALKATIVE:  # only now, since what they say of the variables is worth hearing
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self.ratio = settings.trace_ratio
         self._resource = Resource({"service.name": "scrutin", "service.version": version("scrutin")}).merge(
             OTELResourceDetector().detect()
         )
         self._scope = InstrumentationScope("serving", version("scrutin"))
-        collector = _Collector(OTLPSpanExporter(url), url)
-        self._processor = BatchSpanProcessor(collector, max_export_batch_size=SPANS_AT_ONCE)
 
     def ended(self, journey: Journey) -> None:
         asyncio.get_running_loop().call_later(LATER_SECONDS, self._make, journey)
@@ -90,8 +114,10 @@ class Tracer:
     def _spans(self, journey: Journey) -> Iterator[ReadableSpan]:
         """The request's own span and its children, which lie within it."""
         assert journey.span is not None  # noqa: S101  it is sampled
-        here, own = journey.span, _context(journey.span)
-        parent = _context(journey.parent, remote=True) if journey.parent else None
+        here = journey.span
+        state = TraceState.from_header([here.state]) if here.state else None
+        own = _context(here, state)
+        parent = _context(journey.parent, state, remote=True) if journey.parent else None
         epoch = time.time_ns() - time.perf_counter_ns()
 
         def span(
@@ -107,7 +133,7 @@ class Tracer:
             ended = min(max(ended, began), journey.ended)
             return ReadableSpan(
                 name,
-                context or _context(here.child()),
+                context or _context(here.child(), state),
                 parent if context else own,
                 self._resource,
                 attributes,
@@ -126,15 +152,14 @@ class Tracer:
         for run in journey.runs:
             hold = run.hold
             if hold is not None and journey.arrived <= hold.started < journey.ended:
-                ended = hold.ended or journey.ended
-                yield span(f"member {run.member}", hold.started, ended, _of_run(run, journey), _fault_of(run))
+                ended, fault = (hold.ended, _fault_of(run)) if _over(run, journey) else (journey.ended, "")
+                yield span(f"member {run.member}", hold.started, ended, _of_run(run, journey), fault)
         if journey.voted:
             yield span("vote", journey.voted, journey.voted + journey.vote_seconds, {})
 
 
-def _context(span: SpanContext, remote: bool = False) -> OtelSpanContext:
+def _context(span: SpanContext, state: TraceState | None, remote: bool = False) -> OtelSpanContext:
     flags = TraceFlags(TraceFlags.SAMPLED if span.sampled else TraceFlags.DEFAULT)
-    state = TraceState.from_header([span.state]) if span.state else None
     return OtelSpanContext(int(span.trace_id, 16), int(span.span_id, 16), remote, flags, state)
 
 

@@ -1,6 +1,7 @@
 """What every protocol does with a request: decode it, have it answered, count it once with its code."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -12,13 +13,16 @@ from serving.batch import Entry
 from serving.catalog import Catalog, Live
 from serving.errors import Fault, Internal
 from serving.feedback import Feedback, subject
-from serving.journey import SERVER_FAULT, Caller, Journey, Operation
+from serving.journey import LONGEST_ID, SERVER_FAULT, Caller, Journey, Operation
+from serving.logs import about
 from serving.observer import Observer
 from serving.receipts import Receipts
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry
 from serving.versions import Versions
 from serving.wire.status import status
+
+log = logging.getLogger(__name__)
 
 GRPC, HTTP = "grpc", "http"
 CANCELLED, CLIENT_CLOSED = "CANCELLED", 499
@@ -116,13 +120,15 @@ class Exchange:
     `arrived`: an instant of `time.perf_counter`.
     """
 
-    __slots__ = ("_journey", "_model_name", "_operation", "_request", "_serving", "arrived")
+    __slots__ = ("_caller", "_counted", "_journey", "_model_name", "_operation", "_request", "_serving", "arrived")
 
     def __init__(self, serving: Serving, operation: Operation, model_name: str, caller: Caller | None = None) -> None:
         self.arrived = time.perf_counter()
         self._serving = serving
         self._operation = operation
         self._model_name = model_name
+        self._caller = caller
+        self._counted = False
         self._request: Request | None = None
         self._journey: Journey | None = None
         if caller is not None or not serving.observer.idle:
@@ -144,15 +150,24 @@ class Exchange:
         serving.telemetry.answered(
             answer.live.name, counted.policy, self._operation.protocol, answer.rows, answer.queue_seconds, total
         )
+        self._counted = True
         if self._journey is not None:
             _arrive(self._journey, answer)
             self._end(self._journey)
         return answer
 
     def failed(self, error: Exception) -> Fault:
-        """Count the request as failed; the fault to tell its caller."""
+        """Count the request as failed, unless it broke after it was counted; the fault to tell its caller."""
         bug = None if isinstance(error, Fault) else error
         fault = error if isinstance(error, Fault) else Internal("the request broke; this is a bug")
+        if self._counted:
+            log.error(
+                "%s: an answer broke; this is a bug",
+                self._model_name,
+                exc_info=error,
+                extra=about(request_id=self._id()),
+            )
+            return fault
         if self._model_name in self._serving.catalog.models:
             self._serving.statistics.failed(self._model_name, time.perf_counter() - self.arrived)
         found = status(fault)
@@ -169,22 +184,29 @@ class Exchange:
         ended = time.perf_counter()
         ensemble, policy = model.live.name if model else "", self._policy()
         self._serving.telemetry.failed(ensemble, policy, self._operation.protocol, code, ended - self.arrived)
+        self._counted = True
         journey = self._journey
         if journey is None:
             if http < SERVER_FAULT:
                 return
-            journey = Journey(self._operation, self.arrived)
+            journey = Journey.of(self._operation, self.arrived, self._caller)
         journey.ended, journey.ensemble, journey.policy = ended, ensemble, policy
         journey.code, journey.status, journey.why = code, http, why
         self._end(journey, bug)
 
     def _end(self, journey: Journey, bug: Exception | None = None) -> None:
         """Tell what became of a request that is followed."""
-        if self._request is not None and self._request.id:
-            journey.request_id = self._request.id
+        journey.request_id = self._id()
         if journey.sampled:
             self._serving.telemetry.exemplify(journey)
         self._serving.observer.ended(journey, bug)
+
+    def _id(self) -> str:
+        """What names the request: its protocol's own id rather than the header's."""
+        own = self._request.id if self._request is not None else ""
+        if 0 < len(own) <= LONGEST_ID:
+            return own
+        return self._caller.request_id if self._caller is not None else ""
 
     def _policy(self) -> str:
         request = self._request

@@ -3,14 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serving.journey import Caller
+from serving.journey import LONGEST_ID, Caller
 from serving.logs import about
 from serving.trace import SpanContext, parse
 
 TRACEPARENT, TRACESTATE, REQUEST_ID = b"traceparent", b"tracestate", b"x-request-id"
-
-LONGEST_ID = 128
-"""Characters of a request id that is passed on and sent back; a longer one is none."""
 
 
 def caller(headers: Mapping[bytes, bytes], fields: Sequence[tuple[bytes, bytes]]) -> Caller:

@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -91,6 +92,24 @@ def test_a_bucket_tells_the_last_sampled_observation_of_its_own(code: str) -> No
     assert found["ensemble_request_seconds"] == {"b" * 32, "c" * 32}
     assert "ensemble_member_seconds" not in found, "its run is not over"
     assert ("ensemble_vote_seconds" in found) == (code == "OK")
+
+
+def test_a_run_whose_length_is_not_known_yet_is_no_exemplar() -> None:
+    """The device is free a moment before the run's seconds are written down."""
+    over = SimpleNamespace(started=1.0, ended=1.2)
+    runs = [MemberRun("new", Outcome.OK, "cpu", hold=over), MemberRun("old", Outcome.OK, "cpu", seconds=0.2, hold=over)]
+    journey = Journey(Operation("grpc", "s/M"), 1.0, span=SpanContext(TRACE, "1" * 16, sampled=True), runs=runs)
+    journey.ensemble, journey.policy, journey.started, journey.ended = "e", "full", 1.0, 1.3
+    telemetry = Telemetry(Ledger(1.0))
+    telemetry.exemplify(journey)
+    series = openmetrics.text_string_to_metric_families(telemetry.exposition(exemplars=True).decode())
+
+    assert {
+        sample.labels["member"]
+        for family in series
+        for sample in family.samples
+        if family.name == "ensemble_member_seconds" and sample.exemplar
+    } == {"old"}
 
 
 def in_prometheus(server, query: str) -> set[tuple[str, str]]:

@@ -110,9 +110,13 @@ def test_a_bug_is_told_with_its_traceback_however_many_there_are(caplog) -> None
 def test_nobody_follows_a_request_that_nobody_wants_to_hear_of() -> None:
     assert Observer().follow(PREDICT, None, 0.0) is None
     assert Observer().follow(PREDICT, Caller(), 0.0) is None
-    assert Observer().follow(PREDICT, Caller("mine"), 0.0).request_id == "mine"
+    assert Observer().follow(PREDICT, Caller("mine", SPAN), 0.0) is None
     assert Observer(access_log=True).follow(PREDICT, None, 0.0).span is None
+    assert Observer(access_log=True).follow(PREDICT, Caller("mine"), 0.0).request_id == "mine"
 
 
-def test_without_a_tracer_the_callers_own_span_is_what_the_log_tells() -> None:
-    assert Observer().follow(PREDICT, Caller(parent=SPAN), 0.0).span == SPAN
+@pytest.mark.parametrize("sampled", [False, True])
+def test_without_a_tracer_the_callers_own_span_is_what_the_log_tells(sampled: bool) -> None:
+    parent = SPAN._replace(sampled=sampled)
+
+    assert Observer(access_log=True).follow(PREDICT, Caller(parent=parent), 0.0).span == parent

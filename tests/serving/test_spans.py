@@ -9,7 +9,7 @@ from opentelemetry.trace import SpanKind
 
 from serving.journey import Journey, Operation
 from serving.records import MemberRun, Outcome
-from serving.settings import Settings
+from serving.settings import Settings, SettingsError
 from serving.trace import root
 from serving.tracing import Tracer, traces_url
 
@@ -58,11 +58,37 @@ def test_whatever_happened_lies_within_the_request(tracer, span, admitted, start
     }
 
 
+@pytest.mark.parametrize(("ended", "outcome", "fault"), [(100.5, "failed", "no memory"), (102.0, "late", None)])
+def test_what_became_of_a_run_after_the_answer_is_not_told(tracer, ended: float, outcome: str, fault: str) -> None:
+    journey = Journey(Operation("grpc", "s/M"), 100.0, span=root(), ended=101.0)
+    journey.runs = [MemberRun("m", Outcome.FAILED, "cpu", fault="no memory", hold=Hold(100.1, ended))]
+    (run,) = [span for span in tracer._spans(journey) if span.name == "member m"]
+
+    assert (run.attributes["ensemble.outcome"], run.status.description) == (outcome, fault)
+
+
+def test_all_spans_of_a_trace_have_its_callers_tracestate(tracer) -> None:
+    parent = root()._replace(state="a=1,b=2")
+    journey = Journey(Operation("grpc", "s/M"), 100.0, parent=parent, span=parent.child(), ended=101.0)
+    request, *children = tracer._spans(journey)
+
+    assert request.parent.trace_state.to_header() == "a=1,b=2"
+    assert {span.context.trace_state.to_header() for span in (request, *children)} == {"a=1,b=2"}
+
+
+def test_a_password_in_the_url_is_told_nowhere() -> None:
+    with pytest.raises(
+        SettingsError, match="^otlp_endpoint: found '…@host:port', expected a URL such as http://[a-z]+:4318$"
+    ):
+        traces_url("http://user:secret@host:port")
+
+
 @pytest.mark.parametrize(
     ("endpoint", "url"),
     [
         ("http://localhost:4318", "http://localhost:4318/v1/traces"),
         ("https://collector/", "https://collector/v1/traces"),
+        ("http://user:secret@[::1]:4318", "http://user:secret@[::1]:4318/v1/traces"),
         ("http://vendor/otlp/v1/traces", "http://vendor/otlp/v1/traces"),
     ],
 )
