@@ -30,8 +30,8 @@ test: check
 ifdef PYTEST
 	$(BIN)/python -m pytest $(PYTEST)
 else
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/serving --ignore tests/deploy
-	$(BIN)/python -m pytest tests/serving tests/deploy
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/serving --ignore tests/deploy/containers
+	$(BIN)/python -m pytest tests/serving tests/deploy/containers
 endif
 
 check: $(VENV)/setup

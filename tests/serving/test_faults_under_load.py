@@ -46,7 +46,7 @@ PREDICT = "/scrutin.v1.EnsembleService/Predict"
 STREAM = "/scrutin.v1.EnsembleService/PredictStream"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
-CANCELS, WARM_UP = (100_000, 20_000) if "SOAK" in os.environ else (25_000, 8_000)
+CANCELS, WARM_UP = (100_000, 20_000) if "SOAK" in os.environ else (15_000, 6_000)
 """All of them with `SOAK=1`, which takes minutes."""
 CALLERS = 64
 LEAVING_SECONDS = 0.06

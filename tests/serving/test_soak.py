@@ -19,8 +19,7 @@ from tritonclient.grpc import service_pb2 as oip
 
 from scrutin.v1 import ensemble_pb2 as v1
 
-REQUESTS = 100_000 if "SOAK" in os.environ else 52_000
-WARM_UP = 20_000
+REQUESTS, WARM_UP = (100_000, 20_000) if "SOAK" in os.environ else (32_000, 12_800)
 CONCURRENCY = 32
 MALFORMED, CANCELLED = 0.06, 0.04
 GROWTH_MB = 12
