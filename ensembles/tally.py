@@ -113,14 +113,21 @@ class Tally:
         if columns and all(scores.shape == shape for scores in columns.values()):
             table = np.array(list(columns.values()))
             if _all_probabilities(table):
-                for member, scores in zip(columns, table, strict=True):
-                    self._put(member, scores)
+                self._put_all(list(columns), table)
                 return {}
         faults = {member: no_votes(scores, shape) for member, scores in columns.items()}
         for member, scores in columns.items():
             if not faults[member]:
                 self._put(member, scores)
         return {member: fault for member, fault in faults.items() if fault}
+
+    def _put_all(self, members: list[int], table: NDArray[Any]) -> None:
+        if self._open is None and members == list(range(len(self._voted))):
+            self._scores[:] = table.swapaxes(0, 1)
+            self._voted[:] = True
+            return
+        for member, scores in zip(members, table, strict=True):
+            self._put(member, scores)
 
     def _put(self, member: int, scores: NDArray[Any]) -> None:
         self._scores[slice(None) if self._open is None else self._open, member] = scores
@@ -198,7 +205,5 @@ def no_votes(scores: NDArray[Any], shape: tuple[int, int]) -> str:
 def _all_probabilities(table: NDArray[Any]) -> bool:
     """Whether every row [m, n, :] is one of probabilities; false for NaN and infinity too."""
     with np.errstate(all="ignore"):
-        sums = np.add.reduce(table, axis=2, dtype=np.float64)
-        return bool(
-            sums.max() <= 1 + SUM_TOLERANCE and sums.min() >= 1 - SUM_TOLERANCE and table.min() >= -SUM_TOLERANCE
-        )
+        off = np.abs(table @ np.ones(table.shape[2], np.float32) - 1)  # thrice as fast as a sum along the last axis
+        return bool(off.max() <= SUM_TOLERANCE and table.min() >= -SUM_TOLERANCE)

@@ -4,8 +4,9 @@ What happens in between stands in `batcher.py`; what a vote is, in `ensembles/vo
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from serving.batch import Entry
 from serving.catalog import Live, Model
 from serving.errors import InvalidRequest, Overloaded, TooLate
 from serving.journey import Journey
-from serving.records import Counted, MemberRun, Outcome
+from serving.records import FAILED, Counted, MemberRun
 from serving.telemetry import Telemetry
 
 
@@ -36,7 +37,7 @@ class Request:
     journey: Journey | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Answer:
     """Rows `start` to `stop` of a counted batch. Times in seconds; money and device time are this request's share by rows.
 
@@ -70,23 +71,34 @@ class Answer:
             return (*told, self.rows)
         return (*told, spent.fared(self.start)) if self.rows == 1 else (*told, self.start, self.stop)
 
-    @cached_property
+    @property
     def members(self) -> list[MemberRun]:
         """What each member did for these rows."""
         return self.counted.part(self.start, self.stop)
 
     @property
+    def outcomes(self) -> Sequence[int]:
+        """What became of each member's vote on these rows, as places in `records.OUTCOMES`."""
+        return self.counted.spent.told(self.start, self.stop)
+
+    @property
     def partial(self) -> bool:
         """Whether a member that should have voted did not."""
-        return any(run.outcome in (Outcome.FAILED, Outcome.LATE) for run in self.members)
+        return max(self.outcomes) >= FAILED
+
+    @property
+    def spent(self) -> tuple[float, float]:
+        """Device seconds, and what they cost in USD."""
+        seconds = self.counted.spent.device_time(self.start, self.stop)
+        return sum(seconds), sum(map(mul, seconds, self.counted.crew.usd_per_second))
 
     @property
     def device_seconds(self) -> float:
-        return sum([run.device_seconds for run in self.members])
+        return self.spent[0]
 
-    @cached_property
+    @property
     def cost_usd(self) -> float:
-        return sum([run.cost_usd for run in self.members])
+        return self.spent[1]
 
     @property
     def label_index(self) -> NDArray[np.int64]:

@@ -157,19 +157,29 @@ class Spent:
         missing: Ints = np.count_nonzero(np.atleast_2d(self.outcome) >= FAILED, axis=1)
         return missing
 
-    def part(self, start: int, stop: int) -> "tuple[list[int], list[int], list[float], list[float]]":
-        """By member, for these rows together: what is told of its votes, the rows that it ran, its seconds, its device seconds."""
+    def told(self, start: int, stop: int) -> Sequence[int]:
+        """By member, what is told of its votes on these rows together, as places in OUTCOMES."""
+        told: Sequence[int] = self.outcome if self.alike else self.outcome[start:stop].max(axis=0).tolist()
+        return told
+
+    def ran(self, start: int, stop: int) -> list[int]:
+        """By member, how many of these rows it ran."""
         if self.alike:
-            rows = stop - start
-            ran = [rows if outcome else 0 for outcome in self.outcome]
-            return self.outcome, ran, self.seconds, [rows * share for share in self.device_seconds]
-        codes = self.outcome[start:stop]
-        return (
-            codes.max(axis=0).tolist(),
-            np.count_nonzero(codes, axis=0).tolist(),
-            self.seconds[start:stop].max(axis=0).tolist(),
-            self.device_seconds[start:stop].sum(axis=0).tolist(),
-        )
+            return [stop - start if outcome else 0 for outcome in self.outcome]
+        ran: list[int] = np.count_nonzero(self.outcome[start:stop], axis=0).tolist()
+        return ran
+
+    def time(self, start: int, stop: int) -> Sequence[float]:
+        """By member, how many seconds the longest of its runs took that one of these rows was part of."""
+        seconds: Sequence[float] = self.seconds if self.alike else self.seconds[start:stop].max(axis=0).tolist()
+        return seconds
+
+    def device_time(self, start: int, stop: int) -> Sequence[float]:
+        """By member, the share of these rows in the device's time, in seconds."""
+        if self.alike:
+            return [(stop - start) * share for share in self.device_seconds]
+        shares: Sequence[float] = self.device_seconds[start:stop].sum(axis=0).tolist()
+        return shares
 
 
 @dataclass(eq=False, slots=True)
@@ -205,7 +215,11 @@ class Counted:
 
     def part(self, start: int, stop: int) -> list[MemberRun]:
         """What the members did for these rows: time and money are the rows' share of those that each member ran."""
-        crew, faults = self.crew, self.faults
+        crew, faults, spent = self.crew, self.faults, self.spent
+        table = zip(
+            *(by_member(start, stop) for by_member in (spent.told, spent.ran, spent.time, spent.device_time)),
+            strict=True,
+        )
         return [
             MemberRun(
                 crew.names[index],
@@ -217,7 +231,5 @@ class Counted:
                 device_seconds * crew.usd_per_second[index],
                 fault=faults.get(index) if outcome == FAILED else None,
             )
-            for index, (outcome, rows, seconds, device_seconds) in enumerate(
-                zip(*self.spent.part(start, stop), strict=True)
-            )
+            for index, (outcome, rows, seconds, device_seconds) in enumerate(table)
         ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ensembles.spec import EnsembleSpec
-from serving.notes import Notes
+from serving.notes import MOST, Notes
 from serving.records import Counted, MemberRun
 
 NANOSECONDS = 1e9
@@ -88,22 +88,29 @@ class Statistics:
 
     def __init__(self) -> None:
         self._models: defaultdict[str, ModelStatistics] = defaultdict(ModelStatistics)
+        self._answers: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
         self._notes = Notes()
 
     def of(self, model: str) -> ModelStatistics:
         self._notes.count()
+        self._count_answers(self._models[model], self._answers[model])
         return self._models[model]
 
     def answered(self, model: str, queue_seconds: float, compute_seconds: float, total_seconds: float) -> None:
         """Count a request to `model` that was answered."""
-        self._notes.add(self._count_answered, model, queue_seconds, compute_seconds, total_seconds)
+        answers = self._answers[model]
+        answers.append((queue_seconds, compute_seconds, total_seconds))
+        if len(answers) == MOST:
+            self._count_answers(self._models[model], answers)
 
-    def _count_answered(self, model: str, queue_seconds: float, compute_seconds: float, total_seconds: float) -> None:
-        statistics = self._models[model]
-        statistics.success.count += 1
-        statistics.success.seconds += total_seconds
-        statistics.queue.seconds += queue_seconds
-        statistics.compute.seconds += compute_seconds
+    def _count_answers(self, statistics: ModelStatistics, answers: list[tuple[float, float, float]]) -> None:
+        if not answers:
+            return
+        queue, compute, total = map(sum, zip(*answers, strict=True))
+        statistics.success.add(total, len(answers))
+        statistics.queue.seconds += queue
+        statistics.compute.seconds += compute
+        answers.clear()
 
     def failed(self, model: str, seconds: float) -> None:
         """Count a request to `model` that was not."""

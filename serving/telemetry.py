@@ -12,7 +12,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from ensembles.votes import Result
 from serving.journey import Journey
 from serving.ledger import Ledger
-from serving.notes import Notes
+from serving.notes import MOST, Notes
 from serving.records import OUTCOMES, Counted, Crew, MemberRun
 from serving.series import Count, Counter, Distribution, Histogram, Read
 
@@ -129,7 +129,7 @@ class Telemetry:
         self.registry.register(_Idle(ledger))
         self.watch("ensemble_price_usd_per_hour", "What an hour of a device costs", lambda: _prices(ledger))
         self._notes = Notes()
-        self._of_answered: dict[tuple[str, str, str], tuple[Count, Distribution, Count, Distribution]] = {}
+        self._answers: dict[tuple[str, str, str], list[tuple[int, float, float]]] = {}
         self._of_member: dict[tuple[str, str, str, str], tuple[Any, ...]] = {}
         self._of_batch: dict[str, tuple[Distribution, Distribution, dict[str, Count]]] = {}
         self._of_outcome: dict[tuple[str, tuple[str, ...]], list[list[Count]]] = {}
@@ -148,25 +148,24 @@ class Telemetry:
         self, ensemble: str, policy: str, protocol: str, rows: int, queue_seconds: float, seconds: float
     ) -> None:
         """Count one request that was answered."""
-        self._notes.add(self._count_answered, ensemble, policy, protocol, rows, queue_seconds, seconds)
-
-    def _count_answered(
-        self, ensemble: str, policy: str, protocol: str, rows: int, queue_seconds: float, seconds: float
-    ) -> None:
         key = (ensemble, policy, protocol)
-        series = self._of_answered.get(key)
-        if series is None:
-            series = self._of_answered[key] = (
-                self._requests.of(*key, "OK"),
-                self._request_seconds.of(ensemble, policy),
-                self._predictions.of(ensemble, policy),
-                self._queue_seconds.of(ensemble),
-            )
-        requests, request_seconds, predictions, queued = series
-        requests.value += 1
-        request_seconds.add(seconds)
-        predictions.value += rows
-        queued.add(queue_seconds)
+        answers = self._answers.get(key)
+        if answers is None:
+            answers = self._answers[key] = []
+        answers.append((rows, queue_seconds, seconds))
+        if len(answers) == MOST:
+            self._count_answers(key, answers)
+
+    def _count_answers(self, key: tuple[str, str, str], answers: list[tuple[int, float, float]]) -> None:
+        if not answers:
+            return
+        rows, queue_seconds, seconds = zip(*answers, strict=True)
+        ensemble, policy, _ = key
+        self._requests.of(*key, "OK").add(len(answers))
+        self._predictions.of(ensemble, policy).add(sum(rows))
+        self._queue_seconds.of(ensemble).add_all(queue_seconds)
+        self._request_seconds.of(ensemble, policy).add_all(seconds)
+        answers.clear()
 
     def failed(self, ensemble: str, policy: str, protocol: str, code: str, seconds: float) -> None:
         """Count one that was not. `ensemble` and `policy` are "" where the request named none that exists."""
@@ -305,6 +304,8 @@ class Telemetry:
     def exposition(self, exemplars: bool = False) -> bytes:
         """The text format of Prometheus; with exemplars that of OpenMetrics."""
         self._notes.count()
+        for key, answers in self._answers.items():
+            self._count_answers(key, answers)
         for device in self._ledger.devices:
             for account, seconds in device.uncharged():
                 spent = (account.ensemble, account.policy, account.member, device.name)

@@ -1,9 +1,9 @@
 """The outputs of the Open Inference Protocol, and a batch's answers as their bytes, made once for all requests in the batch."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -12,6 +12,8 @@ from serving.aggregator import Answer
 from serving.catalog import Live
 from serving.errors import InvalidRequest
 from serving.records import Counted, Outcome
+from serving.wire.protobuf import delimited, varint
+from serving.wire.shared import PerBatch
 
 MICROSECONDS = 1e6
 
@@ -116,31 +118,21 @@ class Column:
         """The raw bytes of each row."""
         if self.output.datatype == "BYTES":
             return self._elements
-        return [self._raw[at : at + self._row_bytes] for at in range(0, len(self._raw), self._row_bytes)]
+        raw, size = self._raw, self._row_bytes
+        return [raw[at : at + size] for at in range(0, len(raw), size)]
+
+    def fields(self, before: bytes) -> list[bytes]:
+        """Each row as a field of protobuf. `before`: its tag."""
+        if self.output.datatype == "BYTES":
+            return [delimited(before, element) for element in self._elements]
+        raw, size = self._raw, self._row_bytes
+        prefix = before + varint(size)
+        return [prefix + raw[at : at + size] for at in range(0, len(raw), size)]
 
     def values(self, start: int, stop: int) -> list[Any] | NDArray[Any]:
         """Flat, for JSON."""
         values = self._values[start:stop]
         return values.tolist() if self.output.datatype == "BYTES" else values.ravel()
-
-
-T = TypeVar("T")
-
-
-class PerBatch(Generic[T]):
-    """What was made for the batch that was encoded last; its requests are answered one right after the other."""
-
-    def __init__(self) -> None:
-        self._counted: Counted | None = None
-        self._made: dict[Hashable, T] = {}
-
-    def get(self, answer: Answer, key: Hashable, make: Callable[[], T]) -> T:
-        if self._counted is not answer.counted:
-            self._counted, self._made = answer.counted, {}
-        made = self._made.get(key)
-        if made is None:
-            made = self._made[key] = make()
-        return made
 
 
 class Columns:
@@ -150,19 +142,20 @@ class Columns:
         self._columns: PerBatch[list[Column]] = PerBatch()
 
     def of(self, answer: Answer, outputs: tuple[Output, ...]) -> list[Column]:
-        return self._columns.get(
-            answer, outputs, lambda: [Column(output, answer.live, answer.counted) for output in outputs]
-        )
+        made = self._columns.of(answer.counted)
+        columns = made.get(outputs)
+        if columns is None:
+            columns = made[outputs] = [Column(output, answer.live, answer.counted) for output in outputs]
+        return columns
 
 
-def parameters(answer: Answer) -> dict[str, Parameter]:
-    """The response parameters that all requests of a batch share which are `alike`: all but the time in the queue and the receipt."""
-    return {**parameters_of_all(answer), **parameters_of_batch(answer)}
+def lasting_parameters(answer: Answer) -> dict[str, Parameter]:
+    """The response parameters that stay the same from batch to batch, as long as the members fare the same.
 
-
-def parameters_of_all(answer: Answer) -> dict[str, Parameter]:
-    """Those that stay the same from batch to batch, as long as the members fare the same."""
-    named = {outcome: [run.member for run in answer.members if run.outcome is outcome] for outcome in Outcome}
+    Those that differ are the times, the device seconds and the cost, all in `BATCH_PARAMETERS`, the time in the queue and the receipt.
+    """
+    runs = answer.members
+    named = {outcome: [run.member for run in runs if run.outcome is outcome] for outcome in Outcome}
     return {
         "ensemble_policy": answer.counted.policy,
         "ensemble_partial": answer.partial,
@@ -174,14 +167,20 @@ def parameters_of_all(answer: Answer) -> dict[str, Parameter]:
     }
 
 
-def parameters_of_batch(answer: Answer) -> dict[str, Parameter]:
+BATCH_PARAMETERS = ("ensemble_compute_us", "ensemble_vote_us", "ensemble_device_seconds", "ensemble_cost_usd")
+"""The response parameters that all requests of a batch share which are `alike`."""
+
+
+def of_batch(answer: Answer) -> tuple[int, int, float, float]:
+    """Their values."""
     counted = answer.counted
-    return {
-        "ensemble_compute_us": int(counted.compute_seconds * MICROSECONDS),
-        "ensemble_vote_us": int(counted.vote_seconds * MICROSECONDS),
-        "ensemble_device_seconds": answer.device_seconds,
-        "ensemble_cost_usd": answer.cost_usd,
-    }
+    device_seconds, cost_usd = answer.spent
+    return (
+        int(counted.compute_seconds * MICROSECONDS),
+        int(counted.vote_seconds * MICROSECONDS),
+        device_seconds,
+        cost_usd,
+    )
 
 
 def queue_microseconds(answer: Answer) -> int:

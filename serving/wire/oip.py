@@ -4,7 +4,9 @@ Its messages and service are those of tritonclient; a process cannot register th
 here as plain dictionaries, which are the JSON of one wire and the fields of the other's messages.
 """
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
@@ -22,25 +24,24 @@ from serving.wire import management
 from serving.wire.codec import TRITON_TYPES
 from serving.wire.columns import (
     ALL_OUTPUTS,
+    BATCH_PARAMETERS,
     Column,
     Columns,
     Output,
-    Parameter,
-    PerBatch,
-    parameters_of_all,
-    parameters_of_batch,
+    lasting_parameters,
+    of_batch,
     queue_microseconds,
 )
 from serving.wire.exchange import GRPC, Serving, sooner
 from serving.wire.oip_request import Head, InferRequest, Reader
 from serving.wire.protobuf import delimited, parameter, tag, varint
+from serving.wire.shared import Lasting, PerBatch
 from serving.wire.stamp import Stamp
 
 PLATFORM = "scrutin"
 OPERATION = Operation(GRPC, "inference.GRPCInferenceService/ModelInfer")
 
-LASTING = 1024
-"""Kinds of answers whose common part is kept: models x rows x outputs asked for x what became of the members."""
+DOUBLE_BYTES = 8
 
 EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_configuration"]
 
@@ -178,83 +179,92 @@ def _no_repository(name: str) -> None:
         raise Unsupported(f"found the repository {name[:64]!r}, expected none to be named")
 
 
+@dataclass(slots=True)
+class _Sheet:
+    """What the answers of a batch that are alike have in common. `common` stands before what is each one's own.
+
+    `single`: what stands behind that, by row, where each row is an answer of its own.
+    """
+
+    common: bytes
+    columns: list[Column]
+    single: list[bytes] | None
+
+
 class Encoder:
     """Answers as serialised ModelInferResponses: raw tensors always, since Triton's Python client reads nothing else of numbers.
 
     What answers have in common, those of all batches and those of one, is serialised once. Protobuf reads concatenated
-    messages as one message, so what differs, the id, the time in the queue and the rows, follows as another one.
+    messages as one message, so what differs, the id, the time in the queue, the receipt and the rows, follows as another one.
     """
 
     def __init__(self, receipts: Receipts | None) -> None:
         self._stamp = Stamp(receipts)
         self._columns = Columns()
-        self._common: PerBatch[bytes] = PerBatch()
-        self._single: PerBatch[list[bytes]] = PerBatch()
-        self._lasting: dict[tuple[Any, ...], bytes] = {}
+        self._sheets: PerBatch[_Sheet] = PerBatch()
+        self._lasting = Lasting()
 
     def encode(self, head: Head, answer: Answer) -> bytes:
-        common = self._common_part(head.model_name, answer, head.outputs)
+        sheets, key = self._sheets.of(answer.counted), (head.model_name, answer.alike, head.outputs)
+        sheet = sheets.get(key)
+        if sheet is None:
+            sheet = sheets[key] = self._sheet(head.model_name, answer, head.outputs)
         queue = varint(queue_microseconds(answer))
         own_id = delimited(ID, head.request_id.encode()) if head.request_id else b""
-        outputs = self._outputs(head.outputs, answer)
-        return b"".join([common, BEFORE_QUEUE_US[len(queue)], queue, own_id, self._receipt(answer), outputs])
+        behind = sheet.single[answer.start] if sheet.single is not None else self._behind(sheet, answer)
+        return b"".join([sheet.common, BEFORE_QUEUE_US[len(queue)], queue, own_id, behind])
 
-    def _receipt(self, answer: Answer) -> bytes:
-        receipt = self._stamp.receipt(answer)
-        return _before_receipt(len(receipt)) + receipt if receipt else b""
+    def _sheet(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> _Sheet:
+        lasting = self._lasting.get(answer, (model_name, outputs), lambda: _lasting(model_name, answer, outputs))
+        columns, single = self._columns.of(answer, outputs), None
+        if answer.rows == 1 and answer.counted.spent.alike:
+            fields = [column.fields(RAW_OUTPUT_CONTENTS) for column in columns]
+            if receipts := self._stamp.of_rows(answer):
+                before = _before_receipt(len(receipts[0]))
+                fields.insert(0, [before + receipt for receipt in receipts])
+            single = list(map(b"".join, zip(*fields, strict=True)))
+        return _Sheet(lasting + _of_batch(answer), columns, single)
 
-    def _outputs(self, outputs: tuple[Output, ...], answer: Answer) -> bytes:
-        columns = self._columns.of(answer, outputs)
-        if answer.rows == 1:
-            return self._single.get(answer, outputs, lambda: _row_by_row(columns))[answer.start]
-        start, stop = answer.start, answer.stop
-        return b"".join([delimited(RAW_OUTPUT_CONTENTS, column.raw(start, stop)) for column in columns])
-
-    def _common_part(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
-        return self._common.get(
-            answer,
-            (model_name, answer.alike, outputs),
-            lambda: self._lasting_part(model_name, answer, outputs) + _parameters(parameters_of_batch(answer)),
-        )
-
-    def _lasting_part(self, model_name: str, answer: Answer, outputs: tuple[Output, ...]) -> bytes:
-        counted, outcomes = answer.counted, tuple([run.outcome for run in answer.members])
-        told = (answer.certificate, answer.asked, answer.brownout_level)
-        key = (model_name, answer.rows, outputs, answer.live.digest, counted.policy, outcomes, told)
-        lasting = self._lasting.get(key)
-        if lasting is None:
-            if len(self._lasting) >= LASTING:
-                self._lasting.clear()
-            lasting = self._lasting[key] = _of_all(model_name, answer, outputs)
-        return lasting
+    def _behind(self, sheet: _Sheet, answer: Answer) -> bytes:
+        receipt, start, stop = self._stamp.receipt(answer), answer.start, answer.stop
+        fields = [_before_receipt(len(receipt)), receipt] if receipt else []
+        fields += [delimited(RAW_OUTPUT_CONTENTS, column.raw(start, stop)) for column in sheet.columns]
+        return b"".join(fields)
 
 
-def _of_all(model_name: str, answer: Answer, outputs: Sequence[Output]) -> bytes:
+def _lasting(model_name: str, answer: Answer, outputs: Sequence[Output]) -> bytes:
     response = pb.ModelInferResponse(model_name=model_name, model_version=answer.live.version)
     for output in outputs:
         shape = [answer.rows, *output.dims(answer.live.spec)]
         response.outputs.add(name=output.name, datatype=output.datatype, shape=shape)
-    return bytes(response.SerializeToString()) + _parameters(parameters_of_all(answer))
+    parameters = [parameter(PARAMETERS, name.encode(), value) for name, value in lasting_parameters(answer).items()]
+    return b"".join([response.SerializeToString(), *parameters])
 
 
-def _row_by_row(columns: Sequence[Column]) -> list[bytes]:
-    """The output fields of each row of a batch, for requests of one row."""
-    framed = [[delimited(RAW_OUTPUT_CONTENTS, row) for row in column.rows()] for column in columns]
-    return list(map(b"".join, zip(*framed, strict=True)))
-
-
-def _parameters(values: dict[str, Parameter]) -> bytes:
-    return b"".join([parameter(PARAMETERS, name.encode(), value) for name, value in values.items()])
+def _of_batch(answer: Answer) -> bytes:
+    compute, vote, device_seconds, cost_usd = of_batch(answer)
+    compute_us, vote_us = varint(compute), varint(vote)
+    doubles = DOUBLES.pack(BEFORE_DEVICE_SECONDS, device_seconds, BEFORE_COST_USD, cost_usd)
+    return b"".join([BEFORE_COMPUTE_US[len(compute_us)], compute_us, BEFORE_VOTE_US[len(vote_us)], vote_us, doubles])
 
 
 ID, PARAMETERS, RAW_OUTPUT_CONTENTS = (
     tag(pb.ModelInferResponse.DESCRIPTOR.fields_by_name[name].number)
     for name in ("id", "parameters", "raw_output_contents")
 )
-BEFORE_QUEUE_US = [
-    parameter(PARAMETERS, b"ensemble_queue_us", 1 << 7 * size - 1)[:-size] if size else b"" for size in range(10)
-]
-"""What stands before the time in the queue, by the bytes that it takes."""
+
+
+def _before_integer(name: str) -> list[bytes]:
+    """What stands before a parameter's value, by the bytes that it takes."""
+    return [parameter(PARAMETERS, name.encode(), 1 << 7 * size - 1)[:-size] if size else b"" for size in range(10)]
+
+
+COMPUTE_US, VOTE_US, DEVICE_SECONDS, COST_USD = BATCH_PARAMETERS
+BEFORE_QUEUE_US, BEFORE_COMPUTE_US, BEFORE_VOTE_US = map(_before_integer, ("ensemble_queue_us", COMPUTE_US, VOTE_US))
+BEFORE_DEVICE_SECONDS, BEFORE_COST_USD = (
+    parameter(PARAMETERS, name.encode(), 0.0)[:-DOUBLE_BYTES] for name in (DEVICE_SECONDS, COST_USD)
+)
+DOUBLES = struct.Struct(f"<{len(BEFORE_DEVICE_SECONDS)}sd{len(BEFORE_COST_USD)}sd")
 
 
 @lru_cache(256)

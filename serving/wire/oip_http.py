@@ -14,12 +14,13 @@ from serving.errors import InvalidRequest
 from serving.journey import Caller, Operation
 from serving.wire.codec import flattened, rows_from_bytes, rows_from_values
 from serving.wire.columns import (
+    BATCH_PARAMETERS,
     Column,
     Columns,
     Output,
-    PerBatch,
+    lasting_parameters,
     no_classification,
-    parameters,
+    of_batch,
     policy_of,
     queue_microseconds,
     requested,
@@ -27,6 +28,7 @@ from serving.wire.columns import (
     wrong_inputs,
 )
 from serving.wire.exchange import HTTP, Serving
+from serving.wire.shared import Lasting, PerBatch
 from serving.wire.stamp import Stamp
 
 OPERATION = Operation(HTTP, "POST /v2/models/{model}/infer")
@@ -53,10 +55,14 @@ class JsonHead:
     wanted: Wanted
     outputs: tuple[Output, ...] = field(init=False)
     all_binary: bool = field(init=False)
+    texts: tuple[int, ...] = field(init=False)
+    """The places of outputs that are texts, which take unlike numbers of bytes."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", tuple([output for output, _ in self.wanted]))
         object.__setattr__(self, "all_binary", all(as_binary for _, as_binary in self.wanted))
+        texts = tuple([place for place, (output, _) in enumerate(self.wanted) if output.datatype == "BYTES"])
+        object.__setattr__(self, "texts", texts)
 
 
 @dataclass(slots=True)
@@ -67,6 +73,19 @@ class HttpAnswer:
     json_bytes: int | None
 
 
+@dataclass(slots=True)
+class _Sheet:
+    """What the answers of a batch that are alike have in common. `common`: the JSON up to the parameters that are each one's own.
+
+    `single`: the binary tensors of each row, where each row is an answer of its own; `receipts`: likewise, if all rows fared alike.
+    """
+
+    common: bytes
+    columns: list[Column]
+    single: list[bytes] | None
+    receipts: list[bytes]
+
+
 class Inference:
     """`POST …/infer`."""
 
@@ -74,8 +93,8 @@ class Inference:
         self._serving = serving
         self._stamp = Stamp(serving.receipts)
         self._columns = Columns()
-        self._common: PerBatch[bytes] = PerBatch()
-        self._single: PerBatch[list[bytes]] = PerBatch()
+        self._sheets: PerBatch[_Sheet] = PerBatch()
+        self._lasting = Lasting()
 
     async def infer(
         self, name: str, version: str, body: bytes, header_length: str, caller: Caller | None
@@ -96,36 +115,51 @@ class Inference:
         return self._encode(name, head, answer)
 
     def _encode(self, name: str, head: JsonHead, answer: Answer) -> HttpAnswer:
-        columns = self._columns.of(answer, head.outputs)
+        sheet = self._sheet_of(name, head, answer)
         own = b',"ensemble_queue_us":%d' % queue_microseconds(answer)
-        receipt = self._stamp.receipt(answer)
+        receipt = sheet.receipts[answer.start] if sheet.receipts else self._stamp.receipt(answer)
         own += b',"ensemble_receipt":"%b"}' % receipt if receipt else b"}"
         own_id = b',"id":' + orjson.dumps(head.request_id) if head.request_id else b""
-        text = b"".join([self._common_part(name, head, columns, answer), own, own_id, b"}"])
-        if head.all_binary and answer.rows == 1:
-            single = self._single.get(answer, head.outputs, lambda: _row_by_row(columns))
-            return HttpAnswer(text + single[answer.start], len(text))
+        text = b"".join([sheet.common, own, own_id, b"}"])
+        if sheet.single is not None:
+            return HttpAnswer(text + sheet.single[answer.start], len(text))
         binary = [
             column.raw(answer.start, answer.stop)
-            for column, (_, as_binary) in zip(columns, head.wanted, strict=True)
+            for column, (_, as_binary) in zip(sheet.columns, head.wanted, strict=True)
             if as_binary
         ]
         return HttpAnswer(b"".join([text, *binary]), len(text) if binary else None)
 
-    def _common_part(self, name: str, head: JsonHead, columns: Sequence[Column], answer: Answer) -> bytes:
-        """The JSON up to the parameters' last one. Requests of a batch share it when they have as many rows, all binary."""
+    def _sheet_of(self, name: str, head: JsonHead, answer: Answer) -> _Sheet:
+        """Requests of a batch share it when they have as many rows, all binary, and texts of one length."""
         if not head.all_binary:
-            return _common(name, head.wanted, columns, answer)
-        key = (name, answer.alike, head.wanted)
-        return self._common.get(answer, key, lambda: _common(name, head.wanted, columns, answer))
+            columns = self._columns.of(answer, head.outputs)
+            return _Sheet(_lasting(name, head.wanted, columns, answer) + _of_batch(answer), columns, None, [])
+        sizes = self._sizes(head, answer) if head.texts else ()
+        sheets, key = self._sheets.of(answer.counted), (name, answer.alike, head.wanted, sizes)
+        sheet = sheets.get(key)
+        if sheet is None:
+            sheet = sheets[key] = self._sheet(name, head, answer, sizes)
+        return sheet
+
+    def _sizes(self, head: JsonHead, answer: Answer) -> tuple[int, ...]:
+        """Of the texts, in bytes."""
+        columns = self._columns.of(answer, head.outputs)
+        return tuple([len(columns[place].raw(answer.start, answer.stop)) for place in head.texts])
+
+    def _sheet(self, name: str, head: JsonHead, answer: Answer, sizes: tuple[int, ...]) -> _Sheet:
+        columns = self._columns.of(answer, head.outputs)
+        wanted = (name, head.wanted, sizes)
+        lasting = self._lasting.get(answer, wanted, lambda: _lasting(name, head.wanted, columns, answer))
+        if answer.rows != 1:
+            return _Sheet(lasting + _of_batch(answer), columns, None, [])
+        single = list(map(b"".join, zip(*[column.rows() for column in columns], strict=True)))
+        receipts = self._stamp.of_rows(answer) if answer.counted.spent.alike else []
+        return _Sheet(lasting + _of_batch(answer), columns, single, receipts)
 
 
-def _row_by_row(columns: Sequence[Column]) -> list[bytes]:
-    """The binary tensors of each row of a batch, for requests of one row."""
-    return list(map(b"".join, zip(*[column.rows() for column in columns], strict=True)))
-
-
-def _common(name: str, wanted: Wanted, columns: Sequence[Column], answer: Answer) -> bytes:
+def _lasting(name: str, wanted: Wanted, columns: Sequence[Column], answer: Answer) -> bytes:
+    """The JSON up to the parameters that differ from batch to batch."""
     content = {
         "model_name": name,
         "model_version": answer.live.version,
@@ -133,9 +167,14 @@ def _common(name: str, wanted: Wanted, columns: Sequence[Column], answer: Answer
             _tensor(output, as_binary, column, answer)
             for (output, as_binary), column in zip(wanted, columns, strict=True)
         ],
-        "parameters": parameters(answer),
+        "parameters": lasting_parameters(answer),
     }
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY).removesuffix(b"}}")
+
+
+def _of_batch(answer: Answer) -> bytes:
+    """The parameters that differ from batch to batch, behind others."""
+    return b"," + orjson.dumps(dict(zip(BATCH_PARAMETERS, of_batch(answer), strict=True)))[1:-1]
 
 
 def _tensor(output: Output, as_binary: bool, column: Column, answer: Answer) -> dict[str, Any]:

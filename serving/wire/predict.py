@@ -2,7 +2,8 @@
 
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from grpc import ServicerContext
@@ -16,10 +17,10 @@ from serving.journey import Operation
 from serving.receipts import Receipts
 from serving.records import Outcome
 from serving.wire.codec import rows_from_bytes, rows_from_images
-from serving.wire.columns import PerBatch
 from serving.wire.exchange import GRPC, Serving, sooner
 from serving.wire.predict_stream import Stream
 from serving.wire.protobuf import delimited, tag, varint
+from serving.wire.shared import Lasting, PerBatch
 from serving.wire.stamp import Stamp
 
 PREDICT = Operation(GRPC, "scrutin.v1.EnsembleService/Predict")
@@ -135,23 +136,52 @@ async def from_images(made: Callable[..., Request], model: Model, files: Sequenc
     return made(rows=await rows_from_images(spec.input, files, spec.limits.max_batch_size))
 
 
+@dataclass(slots=True)
+class _Sheet:
+    """What the answers of a batch that are alike have in common. `common` stands before what is each one's own.
+
+    `single`: what stands behind that, by row, where each row is an answer of its own.
+    """
+
+    common: bytes
+    columns: "TypedColumns"
+    single: list[bytes] | None
+
+
 class Encoder:
     """Answers as serialised PredictResponses; what those of a batch have in common is serialised once (as in `oip.py`)."""
 
     def __init__(self, receipts: Receipts | None) -> None:
-        self._common: PerBatch[bytes] = PerBatch()
         self._columns: PerBatch[TypedColumns] = PerBatch()
+        self._sheets: PerBatch[_Sheet] = PerBatch()
+        self._lasting = Lasting()
         self._stamp = Stamp(receipts)
 
     def encode(self, request_id: str, answer: Answer) -> bytes:
-        columns = self._columns.get(answer, None, lambda: TypedColumns(answer))
-        common = self._common.get(answer, answer.alike, lambda: _common(answer))
+        sheets, alike = self._sheets.of(answer.counted), answer.alike
+        sheet = sheets.get(alike)
+        if sheet is None:
+            sheet = sheets[alike] = self._sheet(answer)
         own_id = delimited(ID, request_id.encode()) if request_id else b""
-        receipt = delimited(RECEIPT, self._stamp.receipt(answer))
         latency = LATENCY.pack(LATENCY_TAG, QUEUE, answer.queue_seconds, TOTAL, answer.total_seconds)
-        if answer.rows == 1:
-            return b"".join([common, own_id, latency, receipt, columns.single[answer.start]])
-        return b"".join([common, own_id, latency, receipt, *columns.of(answer.start, answer.stop)])
+        if sheet.single is not None:
+            return b"".join([sheet.common, own_id, latency, sheet.single[answer.start]])
+        receipt = delimited(RECEIPT, self._stamp.receipt(answer))
+        return b"".join([sheet.common, own_id, latency, receipt, *sheet.columns.of(answer.start, answer.stop)])
+
+    def _sheet(self, answer: Answer) -> _Sheet:
+        made, counted = self._columns.of(answer.counted), answer.counted
+        columns = made.get(None)
+        if columns is None:
+            columns = made[None] = TypedColumns(answer)
+        common = self._lasting.get(answer, None, lambda: _lasting(answer)) + _of_batch(answer)
+        if answer.rows != 1 or not counted.spent.alike:
+            return _Sheet(common, columns, None)
+        fields = columns.fields
+        if receipts := self._stamp.of_rows(answer):
+            before = RECEIPT + varint(len(receipts[0]))
+            fields.append([before + receipt for receipt in receipts])
+        return _Sheet(common, columns, list(map(b"".join, zip(*fields, strict=True))))
 
 
 class TypedColumns:
@@ -175,14 +205,14 @@ class TypedColumns:
             )
         ]
 
-    @cached_property
-    def single(self) -> list[bytes]:
-        """The fields of each row, for requests of one row."""
-        framed = [self._labels, *[[delimited(before, row) for row in rows] for before, rows in self._integers]]
+    @property
+    def fields(self) -> list[list[bytes]]:
+        """By field, that of each row."""
+        fields = [self._labels, *[[delimited(before, row) for row in rows] for before, rows in self._integers]]
         for before, raw, size in self._numbers:
             prefix = before + varint(size)
-            framed.append([prefix + raw[at : at + size] for at in range(0, len(raw), size)])
-        return list(map(b"".join, zip(*framed, strict=True)))
+            fields.append([prefix + raw[at : at + size] for at in range(0, len(raw), size)])
+        return fields
 
     def of(self, start: int, stop: int) -> list[bytes]:
         """The fields of these rows."""
@@ -193,13 +223,24 @@ class TypedColumns:
         ]
 
 
-def _common(answer: Answer) -> bytes:
-    counted = answer.counted
-    common = pb.PredictResponse(
+def _lasting(answer: Answer) -> bytes:
+    lasting = pb.PredictResponse(
         ensemble=answer.live.name,
         version=answer.live.version,
-        policy=counted.policy,
+        policy=answer.counted.policy,
         partial=answer.partial,
+        digest=answer.live.digest,
+        certificate=answer.certificate,
+        requested_policy=answer.asked,
+        brownout_level=answer.brownout_level,
+    )
+    return bytes(lasting.SerializeToString())
+
+
+def _of_batch(answer: Answer) -> bytes:
+    counted = answer.counted
+    device_seconds, cost_usd = answer.spent
+    of_batch = pb.PredictResponse(
         members=[
             pb.MemberResult(
                 name=run.member,
@@ -211,14 +252,10 @@ def _common(answer: Answer) -> bytes:
             for run in answer.members
         ],
         latency_seconds=pb.LatencySeconds(compute=counted.compute_seconds, vote=counted.vote_seconds),
-        device_seconds=answer.device_seconds,
-        cost_usd=answer.cost_usd,
-        digest=answer.live.digest,
-        certificate=answer.certificate,
-        requested_policy=answer.asked,
-        brownout_level=answer.brownout_level,
+        device_seconds=device_seconds,
+        cost_usd=cost_usd,
     )
-    return bytes(common.SerializeToString())
+    return bytes(of_batch.SerializeToString())
 
 
 FIELDS = pb.PredictResponse.DESCRIPTOR.fields_by_name

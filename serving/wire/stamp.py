@@ -17,20 +17,28 @@ class Stamp:
 
     def receipt(self, answer: Answer) -> bytes:
         """Of this answer, b"" where the server gives none."""
-        receipts, page = self._receipts, self._page
-        if receipts is None:
+        if self._receipts is None:
             return b""
-        if page is None or answer.counted is not self._counted:
-            if answer.live.digest != self._subject.digest:
-                self._subject = subject(answer.live)
-            self._counted = counted = answer.counted
-            self._page = page = receipts.page(self._subject, counted.policy, counted.result)
-        if answer.rows == 1 and answer.counted.spent.alike:
-            if page.single is None:
-                page.single = receipts.of_rows(page.head(1, answer.cost_usd), page)
-            return page.single[answer.start]
+        page = self._page_of(answer, self._receipts)
         alike = answer.alike
         head = page.heads.get(alike)
         if head is None:
             head = page.heads[alike] = page.head(answer.rows, answer.cost_usd)
-        return receipts.signed(head, page.rows(answer.start, answer.stop))
+        return self._receipts.signed(head, page.rows(answer.start, answer.stop))
+
+    def of_rows(self, answer: Answer) -> list[bytes]:
+        """Of all rows of its batch, where each is an answer of its own and all fared alike; [] where the server gives none."""
+        if self._receipts is None:
+            return []
+        page = self._page_of(answer, self._receipts)
+        if page.single is None:
+            page.single = self._receipts.of_rows(page.head(1, answer.cost_usd), page)
+        return page.single
+
+    def _page_of(self, answer: Answer, receipts: Receipts) -> Page:
+        if self._page is None or answer.counted is not self._counted:
+            if answer.live.digest != self._subject.digest:
+                self._subject = subject(answer.live)
+            self._counted = counted = answer.counted
+            self._page = receipts.page(self._subject, counted.policy, counted.result)
+        return self._page

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import threading
 from dataclasses import dataclass
 from types import ModuleType
@@ -460,6 +461,27 @@ def test_many_greenlets(server, samples, expected):
         found = [int(each.get_result().as_numpy("label_index")[0]) for each in asked]
 
     assert found == expected.label_index[:50].tolist()
+
+
+async def test_labels_of_unlike_length_in_one_batch_keep_to_themselves(launch, digits, samples, expected, tmp_path):
+    folder = shutil.copytree(digits.path, tmp_path / "digits")
+    manifest, names = (
+        folder / "ensemble.yaml",
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
+    )
+    labels = "labels: ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']"
+    assert labels in manifest.read_text()
+    manifest.write_text(manifest.read_text().replace(labels, f"labels: {names}"))
+
+    with launch(str(folder)) as server:
+        async with over_http_aio.InferenceServerClient(server.http) as client:
+            http = Triton("http", over_http, client)
+            results = await asyncio.gather(*(http.infer(row[None]) for row in samples[0][:200]))
+        assert server.metric("ensemble_batch_rows_count") < 200
+
+    assert [result.as_numpy("label")[0].decode() for result in results] == [
+        names[i] for i in expected.label_index[:200]
+    ]
 
 
 async def test_the_asynchronous_client_over_grpc(server, samples, expected):
