@@ -9,6 +9,7 @@ The scripted server runs on one core, the generator on another. Prints one line 
 
 import argparse
 import asyncio
+import math
 import multiprocessing
 import os
 import subprocess
@@ -102,8 +103,8 @@ def resident_mb(pid: int) -> float:
 
 
 def memory(place: str, requests: int) -> None:
-    """A line each time that the number of requests has doubled."""
-    sent, following = 0, 10_000
+    """A line each time that the number of requests has doubled, and just before the end."""
+    sent, following = 0, 10_000.0
 
     def watch(elapsed: float, beats: list[Beat]) -> None:
         nonlocal sent, following
@@ -111,7 +112,7 @@ def memory(place: str, requests: int) -> None:
         if sent >= following:
             workers = [process.pid for process in multiprocessing.active_children() if process.pid]
             print(f"  {sent:12,} requests: {resident_mb(workers[0]):.1f} MB", flush=True)
-            following = 2 * sent
+            following = min(2 * sent, int(0.99 * requests)) if sent < 0.99 * requests else math.inf
 
     stream = next(way for way in WAYS if way.stream)
     load = Load(
