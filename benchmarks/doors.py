@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ensembles.members import Occupation, Rows, Scores
+from ensembles.members import SHORT_SECONDS, Occupation, Rows, Scores
 from ensembles.members.timing import TimeByRows
 
 KIND, STALLED = "BENCHMARK_DOOR", "BENCHMARK_STALLED"
@@ -33,13 +33,13 @@ class Waiting:
         self.timing = TimeByRows()
         self._said, self._seconds = said, seconds
 
-    def brief(self, rows: int, alone: bool = False) -> bool:
+    def brief(self, rows: int, at_most: float = SHORT_SECONDS) -> bool:
         return False
 
     def predict(self, rows: int) -> float | None:
         return self.timing.predict(rows)
 
-    async def run(self, rows: Rows, occupation: Occupation, alone: bool = False) -> Scores:
+    async def run(self, rows: Rows, occupation: Occupation, at_most: float = SHORT_SECONDS) -> Scores:
         start = time.perf_counter()
         with occupation:
             await asyncio.sleep(self._seconds)
@@ -136,11 +136,11 @@ def timed() -> Any:
 
     watch = Watch()
     watch.on("ledger", Device, "enter", "leave")
-    watch.on("ledger", Spent, "spend", "end", "counts", "missing")
+    watch.on("ledger", Spent, "spend", "end", "counts", "missing", "told", "device_time")
     watch.on("ledger", Counted, "part")
     watch.on("metrics", Telemetry, "answered", "begun", "ran", "outcomes", "batch", "early_exits")
     watch.on("metrics", Statistics, "answered", "member_ran", "batch")
-    watch.on("receipts", Stamp, "receipt")
+    watch.on("receipts", Stamp, "receipt", "of_rows")
     watch.on("exit tests", Tally, "leave")
     return Shown(create(), watch)
 

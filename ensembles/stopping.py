@@ -80,9 +80,10 @@ def decided(scores: NDArray[np.floating], voted: Mask, ballot: Ballot) -> Mask:
     amount is enough against classes that come later (the other tie rules may go either way in a tie).
     Logarithms are unbounded, and a median has no sum: under these two rules a row is decided once all have voted.
     """
-    if voted.all():
+    votes = np.count_nonzero(voted)
+    if votes == len(voted):
         return np.ones(len(scores), np.bool_)
-    if not voted.any() or ballot.rule not in ADDITIVE:
+    if not votes or ballot.rule not in ADDITIVE:
         return np.zeros(len(scores), np.bool_)
     share = ballot.weights[voted] / ballot.weights.sum()
     standing = share @ _contributions(scores[:, voted], ballot.rule)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ class Tally:
         shape = (self.open_rows, self._scores.shape[2])
         if columns and all(scores.shape == shape for scores in columns.values()):
             table = np.array(list(columns.values()))
-            if _all_probabilities(table):
+            if _surely_probabilities(table):
                 self._put_all(list(columns), table)
                 return {}
         faults = {member: no_votes(scores, shape) for member, scores in columns.items()}
@@ -138,14 +139,14 @@ class Tally:
 
         Without a `score`, those whose label no member that may still vote can change; with one, those that reach the threshold.
         """
-        if not self._voted.any():
+        if not np.count_nonzero(self._voted):
             return np.zeros(self.open_rows, np.bool_)
         scores = self._scores if self._open is None else self._scores[self._open]
         if score is None:
             leaves = self._decided(scores)
         else:
             leaves = leaving(vote(scores, self._ballot, self._everywhere(len(scores))), score, threshold)
-        if leaves.any():
+        if np.count_nonzero(leaves):
             decides_all = score is None and self._members is None and self._ballot is self._full
             self._close(leaves, leaves[leaves] if decides_all else self._surely(scores[leaves]))
         return leaves
@@ -202,8 +203,17 @@ def no_votes(scores: NDArray[Any], shape: tuple[int, int]) -> str:
     return ""
 
 
-def _all_probabilities(table: NDArray[Any]) -> bool:
-    """Whether every row [m, n, :] is one of probabilities; false for NaN and infinity too."""
-    with np.errstate(all="ignore"):
-        off = np.abs(table @ np.ones(table.shape[2], np.float32) - 1)  # thrice as fast as a sum along the last axis
-        return bool(off.max() <= SUM_TOLERANCE and table.min() >= -SUM_TOLERANCE)
+def _surely_probabilities(table: NDArray[Any]) -> bool:
+    """Whether every row [m, n, :] is certainly one of probabilities; false for NaN and infinity too.
+
+    The squares of what the sums are off by add up to the tolerance's at most: one number that proves it for all rows. What that
+    leaves open, `no_votes` decides; the usual batch takes a third of the time.
+    """
+    flat = table.ravel()
+    off = flat.reshape(-1, table.shape[2]).dot(_ones(table.shape[2])) - 1
+    return bool(off.dot(off) <= SUM_TOLERANCE**2 and flat[flat.argmin()] >= -SUM_TOLERANCE)
+
+
+@cache
+def _ones(number: int) -> NDArray[np.float32]:
+    return np.ones(number, np.float32)

@@ -281,7 +281,7 @@ def _margin(shares: Floats) -> Floats:
 def _winner(shares: Floats, margin: Floats, table: _Table, ballot: Ballot) -> Ints:
     """The class with the largest share, [n]; equal shares go by the tie rule."""
     label_index: Ints = shares.argmax(axis=1)
-    if not (margin > TIE).all():
+    if len(margin) and not margin[margin.argmin()] > TIE:  # also where it is NaN
         rows = np.flatnonzero(margin <= TIE)
         tied = shares[rows] >= shares[rows].max(axis=1, keepdims=True) - TIE
         label_index[rows] = TIE_RULES[ballot.tie_break](tied, table.rows(rows), ballot)

@@ -56,7 +56,9 @@ class Batcher:
         self._books = books
         self._ballot = spec.ballot
         self._courses = courses(spec)
-        self._stages = Stages(spec.name, members, len(spec.labels), books, cores or len(members))
+        self._stages = Stages(
+            spec.name, members, len(spec.labels), books, cores or len(members), spec.limits.max_batch_size
+        )
         self._stages.on_halt = self._halt
         crew = Crew(
             tuple(member.name for member in members),

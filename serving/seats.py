@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ensembles.members import Member, MemberError, Rows, Scores
+from ensembles.members import SHORT_SECONDS, Member, MemberError, Rows, Scores
 from serving.books import Books
 from serving.ledger import Account, Occupation
 from serving.records import MemberRun, Outcome
@@ -81,14 +81,14 @@ class Seat:
         """Whether a run of it takes so long that this is a fault, also to those who wait for their turn behind it."""
         return any(run.hung_at <= now for run in self._begun)
 
-    async def work(self, run: Run, rows: Rows, purpose: str, alone: bool = False) -> None:
-        """Run it at once, on the event loop or wherever the member likes; `alone`: no other member could run meanwhile."""
+    async def work(self, run: Run, rows: Rows, purpose: str, at_most: float = SHORT_SECONDS) -> None:
+        """Run it at once: on the event loop where that will take less than `at_most` seconds, else wherever the member likes."""
         account = self._accounts.get(purpose)
         if account is None:
             account = self._accounts[purpose] = Account(self._ensemble, purpose, self.member.name)
         run.record.hold = occupation = self._device.occupation(account)
         try:
-            run.scores = await self.member.run(rows, occupation, alone)
+            run.scores = await self.member.run(rows, occupation, at_most)
         except MemberError as error:
             self.failed(run, str(error))
         except asyncio.CancelledError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ensembles.members import Member, Rows, Scores
+from ensembles.members import SHORT_SECONDS, Member, Rows, Scores
 from ensembles.tally import no_votes
 from ensembles.votes import Ints
 from serving.batch import Batch
@@ -22,7 +22,10 @@ from serving.staging import Remaining, at_once, makespan
 
 log = logging.getLogger(__name__)
 
-LONG_SECONDS, BREATHS = 0.001, 3
+UNHURRIED_SECONDS = 0.005
+"""How long a run may hold the event loop where a thread could run nothing beside it, and would buy only that the loop stays responsive."""
+
+BREATHS = 3
 """After a run on the event loop that took longer, others get their turn before the next one: so many, since a request takes one for
 its headers and one for its body before it can be refused, and one for that to leave."""
 
@@ -55,8 +58,10 @@ class Turn:
 class Stages:
     """The members of one ensemble, and the batches that they are at."""
 
-    def __init__(self, ensemble: str, members: Sequence[Member], classes: int, books: Books, cores: int) -> None:
-        """`cores`: so many longer runs work at once."""
+    def __init__(
+        self, ensemble: str, members: Sequence[Member], classes: int, books: Books, cores: int, crowd: int
+    ) -> None:
+        """`cores`: so many longer runs work at once. `crowd`: where more rows wait, none but short runs hold the event loop."""
         self.members = members
         self.on_rotation: Callable[[], None] = lambda: None
         self.trial: Rows | None = None
@@ -66,6 +71,7 @@ class Stages:
         self._classes = classes
         self._books = books
         self._cores = cores
+        self._crowd = crowd
         self._slots = asyncio.Semaphore(cores)
         self._seats = [self._seat_of(member) for member in members]
         self._guests: list[Seat] = []
@@ -94,11 +100,19 @@ class Stages:
         absent = {member: f"out of rotation after {FAULTS} faults" for member in asked if member not in present}
         rows = batch.open_rows
         batch.begin(len(stages), present, absent)
-        alone = len(present) == 1
-        if all(self.members[member].brief(len(rows), alone) for member in present):
-            await self._briefly(batch, counting, present, rows)
+        at_most = self._at_most(present, waiting)
+        if all(self.members[member].brief(len(rows), at_most) for member in present):
+            await self._briefly(batch, counting, present, rows, at_most)
         else:
             await self._side_by_side(batch, counting, present, rows, free)
+
+    def _at_most(self, members: Sequence[int], waiting: int) -> float:
+        """How long a run may hold the event loop, in seconds.
+
+        In a crowd, most of what arrives will be refused, and is not to wait for a member's run before that.
+        """
+        side_by_side = self._cores > 1 and len(members) > 1
+        return SHORT_SECONDS if side_by_side or waiting > self._crowd else UNHURRIED_SECONDS
 
     def _chosen(self, batch: Batch, counting: Counting, waiting: int) -> Sequence[Sequence[int]]:
         """The stages that run now: the next one, or all that remain where that is cheaper."""
@@ -115,16 +129,18 @@ class Stages:
     def _seconds(self, members: Sequence[int], rows: int) -> list[float]:
         return [self._seats[member].predict(rows) for member in members]
 
-    async def _briefly(self, batch: Batch, counting: Counting, members: Sequence[int], rows: Rows) -> None:
+    async def _briefly(
+        self, batch: Batch, counting: Counting, members: Sequence[int], rows: Rows, at_most: float
+    ) -> None:
         ids = batch.open_ids
         for member in members:
             seat = self._seats[member]
             run = seat.run(rows)
             if batch.journeys:
                 batch.tell_of(run.record)
-            await seat.work(run, rows, batch.course.policy, alone=len(members) == 1)
+            await seat.work(run, rows, batch.course.policy, at_most)
             self._put(batch, member, ids, run)
-            if run.record.seconds > LONG_SECONDS and member != members[-1]:
+            if run.record.seconds > SHORT_SECONDS and member != members[-1]:
                 for _ in range(BREATHS):
                     await breathe()
         self._settle(batch, counting)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ensembles.member_spec import MemberSpec
-from ensembles.members import MemberError, Occupation, Rows, Scores
-from ensembles.members.cores import cores
+from ensembles.members import SHORT_SECONDS, MemberError, Occupation, Rows, Scores
 from ensembles.members.timing import TimeByRows
 from ensembles.wording import one_line
 
@@ -19,14 +18,6 @@ except ImportError:
     raise MemberError(
         "no ONNX Runtime is installed: pip install 'scrutin[cpu]', or 'scrutin[gpu]' on a machine with CUDA"
     ) from None
-
-ON_THE_LOOP_SECONDS = {True: 0.005, False: 0.001}
-"""Runs predicted to be shorter than this stay on the event loop, by whether nothing could run beside them.
-
-Going to a thread and back costs about 0.1 ms, a quarter of a light request and more, and on a busy loop several. With one core, or one
-member, a thread buys only that the loop stays responsive, for which 5 ms is soon enough; else it buys members that run at once,
-which pays from about 1 ms.
-"""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -39,7 +30,6 @@ class OnnxMember:
         self.name = spec.name
         self.timing = TimeByRows()
         self._executor = executor
-        self._one_core = cores() == 1
         self._logits = spec.emits == "logits"
         self._session = _session(spec, content)
         self.provider: str = self._session.get_providers()[0]
@@ -47,15 +37,15 @@ class OnnxMember:
         self._input: str = self._session.get_inputs()[0].name
         self._outputs: list[str] = [self._session.get_outputs()[0].name]
 
-    def brief(self, rows: int, alone: bool = False) -> bool:
+    def brief(self, rows: int, at_most: float = SHORT_SECONDS) -> bool:
         predicted = self.timing.predict(rows)
-        return predicted is not None and predicted < ON_THE_LOOP_SECONDS[alone or self._one_core]
+        return predicted is not None and predicted < at_most
 
     def predict(self, rows: int) -> float | None:
         return self.timing.predict(rows)
 
-    async def run(self, rows: Rows, occupation: Occupation, alone: bool = False) -> Scores:
-        if self.brief(len(rows), alone):
+    async def run(self, rows: Rows, occupation: Occupation, at_most: float = SHORT_SECONDS) -> Scores:
+        if self.brief(len(rows), at_most):
             return self.compute(rows, occupation)
         options = ort.RunOptions()
         work = self._executor.submit(self.compute, rows, occupation, options)

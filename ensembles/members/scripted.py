@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensembles.members import MemberError, Occupation, Rows, Scores
+from ensembles.members import SHORT_SECONDS, MemberError, Occupation, Rows, Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class ScriptedMember:
         self._steps: Iterator[Step] = iter(steps)
         self._step = next(self._steps)
 
-    def brief(self, rows: int, alone: bool = False) -> bool:
+    def brief(self, rows: int, at_most: float = SHORT_SECONDS) -> bool:
         return not self._step.delay
 
     def predict(self, rows: int) -> float | None:
         return self._predicted
 
-    async def run(self, rows: Rows, occupation: Occupation, alone: bool = False) -> Scores:
+    async def run(self, rows: Rows, occupation: Occupation, at_most: float = SHORT_SECONDS) -> Scores:
         step, self._step = self._step, next(self._steps, self._step)
         self.ran.append(len(rows))
         with occupation:

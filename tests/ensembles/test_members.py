@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 
 from ensembles.member_spec import MemberSpec, RunOn
 from ensembles.members import MemberError
-from ensembles.members.onnx import OnnxMember, cores
+from ensembles.members.cores import cores
+from ensembles.members.onnx import OnnxMember
 from ensembles.members.scripted import ScriptedMember, Step, always
 from ensembles.members.timing import TimeByRows
 from ensembles.repository import Repository
@@ -202,6 +203,7 @@ async def test_runs_that_were_short_stay_on_the_loop_and_long_ones_leave_it(exec
     member.timing = TimeByRows()
     member.timing.observe(1, 60.0)
     assert not member.brief(1)
+    assert member.brief(1, at_most=61.0)
     await member.run(rows, seat.occupation())
 
     assert [name.startswith("member") for name in seat.threads] == [True, False, True]

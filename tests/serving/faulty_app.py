@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from ensembles import repository
-from ensembles.members import MemberError
+from ensembles.members import SHORT_SECONDS, MemberError
 from serving import sanity
 from serving.app import Server
 from serving.settings import from_environment
@@ -36,13 +36,13 @@ class FaultyMember:
     def _says(self, rows) -> np.ndarray:
         return self._table[rows[:, 0].astype(np.int64)]
 
-    def brief(self, rows: int, alone: bool = False) -> bool:
+    def brief(self, rows: int, at_most: float = SHORT_SECONDS) -> bool:
         return False
 
     def predict(self, rows: int) -> float:
         return WORK_SECONDS
 
-    async def run(self, rows, occupation, alone: bool = False):
+    async def run(self, rows, occupation, at_most: float = SHORT_SECONDS):
         self._runs += 1
         lot = "honest" if self._runs <= self._honest else self._lot()
         with occupation:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ensembles import repository
-from ensembles.members import Occupation, Rows, Scores
+from ensembles.members import SHORT_SECONDS, Occupation, Rows, Scores
 from ensembles.members.scripted import ScriptedMember, Step, always
 from ensembles.repository import Repository
 from serving import logs, sanity
@@ -36,10 +36,10 @@ class GatedMember(ScriptedMember):
         super().__init__(name, steps, device)
         self.gate = gate
 
-    def brief(self, rows: int, alone: bool = False) -> bool:
+    def brief(self, rows: int, at_most: float = SHORT_SECONDS) -> bool:
         return False
 
-    async def run(self, rows: Rows, occupation: Occupation, alone: bool = False) -> Scores:
+    async def run(self, rows: Rows, occupation: Occupation, at_most: float = SHORT_SECONDS) -> Scores:
         while not self.gate.exists():
             await asyncio.sleep(0.005)
         return await super().run(rows, occupation)

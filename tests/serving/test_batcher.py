@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensembles.members import Member
+from ensembles.members import SHORT_SECONDS, Member
 from ensembles.members.onnx import OnnxMember
 from ensembles.members.scripted import ScriptedMember, Step, always
 from ensembles.repository import Repository
@@ -25,6 +25,7 @@ from serving.books import Books
 from serving.errors import BelowQuorum, DeadlinePassed
 from serving.ledger import Ledger
 from serving.records import Counted, Outcome
+from serving.stages import UNHURRIED_SECONDS
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry
 
@@ -105,6 +106,40 @@ async def count_once(server: Batcher, *values: int, policy: str = "full") -> Cou
 
 def with_outcome(counted: Counted, outcome: Outcome) -> list[str]:
     return [run.member for run in counted.runs if run.outcome is outcome]
+
+
+class Patient(ScriptedMember):
+    """Notes how long a run of it may hold the event loop."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, [Step(echo)])
+        self.at_most: list[float] = []
+
+    def brief(self, rows: int, at_most: float = SHORT_SECONDS) -> bool:
+        self.at_most.append(at_most)
+        return True
+
+
+@pytest.mark.parametrize(
+    ("members", "cores", "waiting", "seconds"),
+    [
+        (2, 1, 2, UNHURRIED_SECONDS),
+        (1, 2, 2, UNHURRIED_SECONDS),
+        (2, 2, 0, SHORT_SECONDS),
+        (2, 1, 3, SHORT_SECONDS),
+        (1, 2, 3, SHORT_SECONDS),
+    ],
+    ids=["one core", "one member", "several side by side", "one core and a crowd", "one member and a crowd"],
+)
+async def test_a_run_holds_the_event_loop_longer_only_where_that_holds_nobody_up(
+    members: int, cores: int, waiting: int, seconds: float
+) -> None:
+    crew = [Patient(name) for name in "ab"[:members]]
+    server = Batcher(spec([m.name for m in crew], max_batch_size=2), crew, books(), cores=cores)
+    await asyncio.gather(*(caller(server, 0) for _ in range(2 + waiting)))
+
+    assert crew[0].at_most[0] == seconds
+    assert crew[0].at_most[-1] == (SHORT_SECONDS if members == cores == 2 else UNHURRIED_SECONDS)
 
 
 # ----------------------------------------------------------------------------------------------------------------- batches

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ensembles.members import SHORT_SECONDS
 from ensembles.members.scripted import ScriptedMember, Step
 from ensembles.spec import EnsembleSpec, from_mapping
 from serving.aggregator import Answer
@@ -323,8 +324,8 @@ async def test_a_stuck_member_counts_as_faulty_and_its_runs_do_not_pile_up() -> 
 class Stubborn(ScriptedMember):
     """Ends its runs when they are done, whoever waits for them."""
 
-    async def run(self, rows: Any, occupation: Any, alone: bool = False) -> Any:
-        working = asyncio.ensure_future(super().run(rows, occupation, alone))
+    async def run(self, rows: Any, occupation: Any, at_most: float = SHORT_SECONDS) -> Any:
+        working = asyncio.ensure_future(super().run(rows, occupation, at_most))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
@@ -411,7 +412,7 @@ async def test_who_fails_in_a_stage_that_a_row_does_not_need_is_not_missing_ther
 async def test_votes_that_come_in_when_everybody_has_left_are_no_bug(caplog: pytest.LogCaptureFixture) -> None:
     """A member that said it would be brief and is not."""
     under = Under(a=[says(0, delay=0.05)], b=[says(1)], c=[says(2)])
-    under.members[0].brief = lambda rows, alone=False: True  # type: ignore[method-assign]
+    under.members[0].brief = lambda rows, at_most=SHORT_SECONDS: True  # type: ignore[method-assign]
     asking = asyncio.ensure_future(under.ask(1, 1, 1, seconds=0.02))
     with pytest.raises(DeadlinePassed):
         await asking

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ensembles.member_spec import MemberSpec
-from ensembles.members import Member, MemberError
+from ensembles.members import SHORT_SECONDS, Member, MemberError
 from ensembles.members.onnx import OnnxMember
 from ensembles.members.scripted import ScriptedMember, Step, always
 from ensembles.repository import Repository
@@ -67,7 +67,7 @@ def doing(
     real = OnnxMember(spec, repository.model(spec), executor)
 
     class Wrong(ScriptedMember):
-        async def run(self, rows: Any, occupation: Any, alone: bool = False) -> Any:
+        async def run(self, rows: Any, occupation: Any, at_most: float = SHORT_SECONDS) -> Any:
             scores = await real.run(given(rows) if given else rows, occupation)
             return found(scores) if found else scores
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ensembles.members import SHORT_SECONDS
 from ensembles.members.scripted import ScriptedMember, Step, always
 from ensembles.spec import from_mapping
 from serving.batch import Entry
@@ -186,10 +187,10 @@ async def test_nothing_is_done_while_a_request_is_under_way() -> None:
     opened = asyncio.Event()
 
     class Slow(ScriptedMember):
-        def brief(self, rows: int, alone: bool = False) -> bool:
+        def brief(self, rows: int, at_most: float = SHORT_SECONDS) -> bool:
             return False
 
-        async def run(self, rows: Any, occupation: Any, alone: bool = False) -> Any:
+        async def run(self, rows: Any, occupation: Any, at_most: float = SHORT_SECONDS) -> Any:
             await opened.wait()
             return await super().run(rows, occupation)
 
@@ -255,7 +256,7 @@ async def test_after_the_stop_nothing_is_done_any_more() -> None:
 
 async def test_a_member_that_hangs_is_given_up() -> None:
     class Hanging(ScriptedMember):
-        async def run(self, rows: Any, occupation: Any, alone: bool = False) -> Any:
+        async def run(self, rows: Any, occupation: Any, at_most: float = SHORT_SECONDS) -> Any:
             await asyncio.Event().wait()
 
     batcher, spare_time = serve(member=Hanging("a", [Step(always(1, 2))]))

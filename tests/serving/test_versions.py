@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ensembles.members import SHORT_SECONDS
 from ensembles.members.scripted import ScriptedMember, Step, always
 from serving.aggregator import Request
 from serving.app import Server
@@ -27,10 +28,10 @@ class Gated(ScriptedMember):
         self.gate = asyncio.Event()
         self.closed = False
 
-    def brief(self, rows: int, alone: bool = False) -> bool:
+    def brief(self, rows: int, at_most: float = SHORT_SECONDS) -> bool:
         return False
 
-    async def run(self, rows, occupation, alone: bool = False):
+    async def run(self, rows, occupation, at_most: float = SHORT_SECONDS):
         assert not self.closed
         if len(self.ran) >= REPLAYED:
             await self.gate.wait()
