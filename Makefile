@@ -25,13 +25,16 @@ demo: $(VENV)/serve
 	$(PIP) --editable '.[cpu,report]'
 	$(BIN)/python -m loadtest.demo
 
-# Tests of servers have both cores to themselves; the others share them.
+# Tests that put servers under load, or hold their books against a clock, have both cores to themselves; the others share them.
+ALONE = $(addprefix tests/serving/test_, bill.py farewell.py faults_under_load.py lifecycle.py overload.py reload.py soak.py) \
+	tests/deploy/containers
+
 test: check
 ifdef PYTEST
 	$(BIN)/python -m pytest $(PYTEST)
 else
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/serving --ignore tests/deploy/containers
-	$(BIN)/python -m pytest tests/serving tests/deploy/containers
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore , $(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
 endif
 
 check: $(VENV)/setup

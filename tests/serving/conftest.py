@@ -80,7 +80,7 @@ class Running:
         self.grpc, self.http, self.metrics = addresses["grpc"], addresses["http"], addresses["metrics"]
         return self
 
-    def until(self, true, seconds: float = 10.0) -> None:
+    def until(self, true, seconds: float = 30.0) -> None:
         """Wait for something to become true."""
         deadline = time.monotonic() + seconds
         while not true():
