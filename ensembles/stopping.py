@@ -48,7 +48,7 @@ def points(scores: NDArray[np.floating], ballot: Ballot) -> Floats:
     """
     if ballot.rule not in ADDITIVE:
         raise ValueError(f"found {ballot.rule}, expected one of {', '.join(ADDITIVE)}")
-    shares: Floats = _contributions(scores, ballot.rule) * (ballot.weights / ballot.weights.sum())[:, None]
+    shares: Floats = _contributions(scores, ballot.rule) * ballot.parts[:, None]
     return shares
 
 
@@ -85,7 +85,7 @@ def decided(scores: NDArray[np.floating], voted: Mask, ballot: Ballot) -> Mask:
         return np.ones(len(scores), np.bool_)
     if not votes or ballot.rule not in ADDITIVE:
         return np.zeros(len(scores), np.bool_)
-    share = ballot.weights[voted] / ballot.weights.sum()
+    share = ballot.parts[voted]
     standing = share @ _contributions(scores[:, voted], ballot.rule)
     sure: Mask = _lead(standing, ballot.tie_break) > (1 - share.sum()) * reach(ballot.rule, scores.shape[2])
     return sure
@@ -129,7 +129,7 @@ def undecided_by_subset(scores: NDArray[np.floating], ballot: Ballot) -> Floats:
     if ballot.rule not in ADDITIVE:
         return undecided
     each = np.ascontiguousarray(points(scores, ballot).transpose(1, 2, 0)).reshape(members, -1)
-    share = ballot.weights / ballot.weights.sum()
+    share = ballot.parts
     step = max(BLOCK_CELLS // max(n, 1), 1)
     for first in range(1, len(undecided) - 1, step):
         subsets = np.arange(first, min(first + step, len(undecided) - 1))
