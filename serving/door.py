@@ -36,7 +36,7 @@ RELEASED_BYTES = 1 << 20
 """Of free memory, given back to the system each second; else what a replaced version had would stay with the process. More
 would be missed again at once under load: 16 MB a second cost light requests some percent."""
 
-BEYOND_ASCII = ".*%[89a-fA-F].*"
+BEYOND_ASCII, REFUSAL = ".*%[89a-fA-F].*", "envoy.filters.http.rbac"
 
 
 class DoorError(RuntimeError):
@@ -172,8 +172,8 @@ def _connection_manager(settings: Settings, application: str) -> dict[str, Any]:
         "generate_request_id": False,
         "server_name": "scrutin",
         "skip_xff_append": True,
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"]}]},
-        "http_filters": [_only_ascii_paths(), _python_filter(application)],
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [_beyond_ascii()]}]},
+        "http_filters": [_refusal(), _python_filter(application)],
         "local_reply_config": _not_found(),
         "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "localhost"},
         "max_request_headers_kb": MAX_HEADERS_KB,
@@ -196,12 +196,26 @@ def _age(seconds: float | None) -> dict[str, Any]:
     return {"max_connection_duration": f"{seconds:.3f}s", "max_connection_duration_jitter": {"value": 10}}
 
 
-def _only_ascii_paths() -> dict[str, Any]:
-    """No path of ours has other characters, and pyvoy never answers one that is not UTF-8."""
-    path = {"url_path": {"path": {"safe_regex": {"regex": BEYOND_ASCII}}}}
-    policy = {"permissions": [path], "principals": [{"any": True}]}
-    rules = {"action": "DENY", "policies": {"beyond ASCII": policy}}
-    return {"name": "envoy.filters.http.rbac", "typed_config": {"@type": f"{TYPE}.http.rbac.v3.RBAC", "rules": rules}}
+def _beyond_ascii() -> dict[str, Any]:
+    """The one route that there is: no path of ours has other characters, and pyvoy never answers one that is not UTF-8.
+
+    All others have none, go straight to Python, and do not meet the filter that refuses, which costs a light request 2%.
+    """
+    return {
+        "match": {"safe_regex": {"regex": BEYOND_ASCII}},
+        "non_forwarding_action": {},
+        "typed_per_filter_config": {
+            REFUSAL: {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
+        },
+    }
+
+
+def _refusal() -> dict[str, Any]:
+    """Refuses what comes to it."""
+    policy = {"permissions": [{"any": True}], "principals": [{"any": True}]}
+    rules = {"action": "DENY", "policies": {"all": policy}}
+    config = {"@type": f"{TYPE}.http.rbac.v3.RBAC", "rules": rules}
+    return {"name": REFUSAL, "disabled": True, "typed_config": config}
 
 
 def _not_found() -> dict[str, Any]:
