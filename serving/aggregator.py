@@ -142,23 +142,23 @@ class Aggregator:
         own = request.model.policy
         if own and request.policy not in ("", own):
             raise InvalidRequest(f"unknown policy {request.policy[:64]!r} of {request.model.name}, expected none")
-        return own or request.policy or request.model.live.spec.policies.default
+        return own or request.policy or request.model.live.terms.default_policy
 
     def submit(self, request: Request) -> Entry:
         """Admit the request and let it wait for its batch. Raises a Fault. Cancelling the entry's future takes it out again."""
-        live = request.model.live
+        live, terms = request.model.live, request.model.live.terms
         asked = self.policy(request)
-        timeout = live.spec.limits.timeout_ms / 1000
+        timeout = terms.timeout_seconds
         if request.timeout is not None:
             timeout = min(timeout, request.timeout)
         deadline = request.arrived + timeout
         batcher = live.serving()
-        if asked not in live.spec.policy_names:
-            raise unknown_policy(live.spec, asked)
+        if asked not in terms.policies:
+            raise unknown_policy(terms, asked)
         now, wait = time.perf_counter(), batcher.queue.rows * batcher.pace.seconds_per_row
         policy, level = batcher.ladder.step(asked, wait, now) if batcher.ladder else (asked, 0)
         try:
-            admit(live.spec, batcher.queue, request.rows, deadline - now, wait, batcher.pace.run_seconds)
+            admit(terms, batcher.queue, request.rows, deadline - now, wait, batcher.pace.run_seconds)
         except Overloaded as full:
             self._telemetry.shed(live.name, "too_late" if isinstance(full, TooLate) else "queue_full")
             raise

@@ -38,16 +38,16 @@ class BatchQueue(Generic[E]):
     def __init__(self, max_batch_size: int, max_queue_size: int) -> None:
         """`max_batch_size`: rows of a batch. `max_queue_size`: rows that may wait."""
         self._max_batch_size = max_batch_size
-        self._max_queue_size = max_queue_size
+        self.max_queue_size = max_queue_size
         self._waiting: deque[E] = deque()
         self.rows = 0
 
     def fits(self, rows: int) -> bool:
         """Whether so many more rows may wait. Those who have gone make room when it is needed."""
-        if self.rows + rows > self._max_queue_size:
+        if self.rows + rows > self.max_queue_size:
             self._waiting = deque(entry for entry in self._waiting if not entry.gone)
             self.rows = sum(len(entry.rows) for entry in self._waiting)
-        return self.rows + rows <= self._max_queue_size
+        return self.rows + rows <= self.max_queue_size
 
     @property
     def full(self) -> bool:
@@ -62,25 +62,27 @@ class BatchQueue(Generic[E]):
         """The next batch at the instant `now`; those who have gone or expired leave before they cost anything."""
         batch: list[E] = []
         expired: list[E] = []
-        kept: deque[E] = deque()
-        room = self._max_batch_size
-        while self._waiting and room:
-            entry = self._waiting.popleft()
+        kept: list[E] = []
+        waiting, room, policy = self._waiting, self._max_batch_size, None
+        while waiting and room:
+            entry = waiting.popleft()
+            rows = len(entry.rows)
             if entry.gone:
-                self.rows -= len(entry.rows)
+                self.rows -= rows
             elif entry.deadline <= now:
-                self.rows -= len(entry.rows)
+                self.rows -= rows
                 expired.append(entry)
-            elif batch and entry.policy != batch[0].policy:
+            elif policy not in (None, entry.policy):
                 kept.append(entry)
-            elif len(entry.rows) <= room:
-                self.rows -= len(entry.rows)
-                room -= len(entry.rows)
+            elif rows <= room:
+                room -= rows
                 batch.append(entry)
+                policy = entry.policy
             else:
                 kept.append(entry)
                 break
-        self._waiting.extendleft(reversed(kept))
+        self.rows -= self._max_batch_size - room
+        waiting.extendleft(reversed(kept))
         return Taken(batch, expired)
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from ensembles.members import Member, MemberError
 from ensembles.repository import Repository, RepositoryError
 from ensembles.spec import EnsembleSpec
 from ensembles.trials import ShadowSpec
+from serving.admission import Terms
 from serving.audits import Audits
 from serving.batcher import Batcher
 from serving.books import Books
@@ -51,12 +52,13 @@ class Live:
     name: str = field(init=False)
     version: str = field(init=False)
     digest: str = field(init=False)
+    terms: Terms = field(init=False)
     label_names: NDArray[np.object_] = field(init=False)
     label_bytes: NDArray[np.object_] = field(init=False)
 
     def __post_init__(self) -> None:
         self.spec, self.digest = self.repository.spec, self.repository.digest
-        self.name, self.version = self.spec.name, str(self.spec.version)
+        self.name, self.version, self.terms = self.spec.name, str(self.spec.version), Terms.of(self.spec)
         self.label_names = np.array([*self.spec.labels, ""], dtype=object)
         self.label_bytes = np.array([name.encode() for name in self.label_names], dtype=object)
 

@@ -39,7 +39,7 @@ def rows_from_bytes(given: InputSpec, datatype: str, shape: Sequence[int], data:
         )
     if datatype == "BOOL" and bytes(data).strip(b"\0\1"):
         raise InvalidRequest(f"input {given.name!r}: found bytes other than 0 and 1, expected BOOL")
-    return np.frombuffer(data, given.dtype).reshape(shape)
+    return np.ndarray(shape, given.dtype, data)
 
 
 def rows_from_values(given: InputSpec, datatype: str, shape: Sequence[int], values: Sequence[Any]) -> NDArray[Any]:
