@@ -119,7 +119,10 @@ class Statistics:
     def batch(self, counted: Counted) -> None:
         """Count rows of an ensemble that were answered together, unless one member was asked alone."""
         if not counted.policy.startswith(EnsembleSpec.MEMBER_PREFIX):
-            self._models[counted.ensemble].ran(counted.rows, counted.compute_seconds, _now_ms())
+            self._notes.add(self._count_batch, counted.ensemble, counted.rows, counted.compute_seconds, _now_ms())
+
+    def _count_batch(self, ensemble: str, rows: int, seconds: float, now_ms: int) -> None:
+        self._models[ensemble].ran(rows, seconds, now_ms)
 
     def member_ran(self, ensemble: str, run: MemberRun, policy: str, requests: int) -> None:
         """Count a run of a member, for so many requests."""

@@ -190,6 +190,9 @@ class Telemetry:
 
     def begun(self, ensemble: str, rows: int) -> None:
         """Count one batch that was taken from the queue."""
+        self._notes.add(self._count_begun, ensemble, rows)
+
+    def _count_begun(self, ensemble: str, rows: int) -> None:
         self._of_ensemble(ensemble)[0].add(rows)
 
     def ran(self, ensemble: str, policy: str, run: MemberRun) -> None:

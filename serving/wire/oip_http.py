@@ -1,10 +1,11 @@
 """The Open Inference Protocol over HTTP: JSON, with tensors as JSON or as binary behind it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import orjson
 from numpy.typing import NDArray
 
@@ -36,13 +37,33 @@ OPERATION = Operation(HTTP, "POST /v2/models/{model}/infer")
 REMEMBERED_BYTES = 4096
 """Heads up to this size are remembered when tensors are binary: then a client sends the very same one with each request."""
 
-Wanted = tuple[tuple[Output, bool], ...]
-"""The outputs, each with whether it goes out as binary."""
+
+class Form:
+    """The outputs of an answer, each with whether it goes out as binary. There is one object a form, see `_form`.
+
+    `texts`: the places of outputs that are texts, which take unlike numbers of bytes.
+    """
+
+    __slots__ = ("all_binary", "binary", "outputs", "texts")
+
+    def __init__(self, outputs: tuple[Output, ...], binary: tuple[bool, ...]) -> None:
+        self.outputs = outputs
+        self.binary = binary
+        self.all_binary = all(binary)
+        self.texts = tuple([place for place, output in enumerate(outputs) if output.datatype == "BYTES"])
 
 
-@dataclass(frozen=True, slots=True)
+@lru_cache(256)
+def _form(outputs: tuple[Output, ...], binary: tuple[bool, ...]) -> Form:
+    return Form(outputs, binary)
+
+
+@dataclass(slots=True, eq=False)
 class JsonHead:
-    """What the JSON of a request says. `binary_size`: of the tensor behind it, None when `data` has the values."""
+    """What the JSON of a request says. `binary_size`: of the tensor behind it, None when `data` has the values.
+
+    `fits`: the manifest that its last binary tensor fitted, so that the next one does too; `dtype`: of its rows.
+    """
 
     request_id: str
     names: tuple[str, ...]
@@ -52,17 +73,14 @@ class JsonHead:
     data: Any
     policy: str
     timeout: float | None
-    wanted: Wanted
-    outputs: tuple[Output, ...] = field(init=False)
-    all_binary: bool = field(init=False)
-    texts: tuple[int, ...] = field(init=False)
-    """The places of outputs that are texts, which take unlike numbers of bytes."""
+    form: Form
+    own_id: bytes = b""  # as it goes back
+    fits: EnsembleSpec | None = None
+    dtype: np.dtype[Any] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "outputs", tuple([output for output, _ in self.wanted]))
-        object.__setattr__(self, "all_binary", all(as_binary for _, as_binary in self.wanted))
-        texts = tuple([place for place, (output, _) in enumerate(self.wanted) if output.datatype == "BYTES"])
-        object.__setattr__(self, "texts", texts)
+        if self.request_id:
+            self.own_id = b',"id":' + orjson.dumps(self.request_id)
 
 
 @dataclass(slots=True)
@@ -119,38 +137,37 @@ class Inference:
         own = b',"ensemble_queue_us":%d' % queue_microseconds(answer)
         receipt = sheet.receipts[answer.start] if sheet.receipts else self._stamp.receipt(answer)
         own += b',"ensemble_receipt":"%b"}' % receipt if receipt else b"}"
-        own_id = b',"id":' + orjson.dumps(head.request_id) if head.request_id else b""
-        text = b"".join([sheet.common, own, own_id, b"}"])
+        text = b"".join([sheet.common, own, head.own_id, b"}"])
         if sheet.single is not None:
             return HttpAnswer(text + sheet.single[answer.start], len(text))
         binary = [
             column.raw(answer.start, answer.stop)
-            for column, (_, as_binary) in zip(sheet.columns, head.wanted, strict=True)
+            for column, as_binary in zip(sheet.columns, head.form.binary, strict=True)
             if as_binary
         ]
         return HttpAnswer(b"".join([text, *binary]), len(text) if binary else None)
 
     def _sheet_of(self, name: str, head: JsonHead, answer: Answer) -> _Sheet:
         """Requests of a batch share it when they have as many rows, all binary, and texts of one length."""
-        if not head.all_binary:
-            columns = self._columns.of(answer, head.outputs)
-            return _Sheet(_lasting(name, head.wanted, columns, answer) + _of_batch(answer), columns, None, [])
-        sizes = self._sizes(head, answer) if head.texts else ()
-        sheets, key = self._sheets.of(answer.counted), (name, answer.alike, head.wanted, sizes)
+        form = head.form
+        if not form.all_binary:
+            columns = self._columns.of(answer, form.outputs)
+            return _Sheet(_lasting(name, form, columns, answer) + _of_batch(answer), columns, None, [])
+        sizes = self._sizes(form, answer) if form.texts else ()
+        sheets, key = self._sheets.of(answer.counted), (name, answer.alike, form, sizes)
         sheet = sheets.get(key)
         if sheet is None:
-            sheet = sheets[key] = self._sheet(name, head, answer, sizes)
+            sheet = sheets[key] = self._sheet(name, form, answer, sizes)
         return sheet
 
-    def _sizes(self, head: JsonHead, answer: Answer) -> tuple[int, ...]:
+    def _sizes(self, form: Form, answer: Answer) -> tuple[int, ...]:
         """Of the texts, in bytes."""
-        columns = self._columns.of(answer, head.outputs)
-        return tuple([len(columns[place].raw(answer.start, answer.stop)) for place in head.texts])
+        columns = self._columns.of(answer, form.outputs)
+        return tuple([len(columns[place].raw(answer.start, answer.stop)) for place in form.texts])
 
-    def _sheet(self, name: str, head: JsonHead, answer: Answer, sizes: tuple[int, ...]) -> _Sheet:
-        columns = self._columns.of(answer, head.outputs)
-        wanted = (name, head.wanted, sizes)
-        lasting = self._lasting.get(answer, wanted, lambda: _lasting(name, head.wanted, columns, answer))
+    def _sheet(self, name: str, form: Form, answer: Answer, sizes: tuple[int, ...]) -> _Sheet:
+        columns = self._columns.of(answer, form.outputs)
+        lasting = self._lasting.get(answer, (name, form, sizes), lambda: _lasting(name, form, columns, answer))
         if answer.rows != 1:
             return _Sheet(lasting + _of_batch(answer), columns, None, [])
         single = list(map(b"".join, zip(*[column.rows() for column in columns], strict=True)))
@@ -158,14 +175,14 @@ class Inference:
         return _Sheet(lasting + _of_batch(answer), columns, single, receipts)
 
 
-def _lasting(name: str, wanted: Wanted, columns: Sequence[Column], answer: Answer) -> bytes:
+def _lasting(name: str, form: Form, columns: Sequence[Column], answer: Answer) -> bytes:
     """The JSON up to the parameters that differ from batch to batch."""
     content = {
         "model_name": name,
         "model_version": answer.live.version,
         "outputs": [
             _tensor(output, as_binary, column, answer)
-            for (output, as_binary), column in zip(wanted, columns, strict=True)
+            for output, as_binary, column in zip(form.outputs, form.binary, columns, strict=True)
         ],
         "parameters": lasting_parameters(answer),
     }
@@ -193,22 +210,18 @@ def _split(spec: EnsembleSpec, body: bytes, header_length: str) -> tuple[JsonHea
     """What the JSON says, and the bytes behind it. Raises InvalidRequest."""
     if not header_length:
         return _head(body), b""
-    if (
-        not header_length.isascii()
-        or not header_length.isdigit()
-        or len(header_length) > 10
-        or int(header_length) > len(body)
-    ):
+    digits = len(header_length) <= 10 and header_length.isascii() and header_length.isdigit()
+    length = int(header_length) if digits else len(body) + 1
+    if length > len(body):
         raise InvalidRequest(
             f"Inference-Header-Content-Length: found {header_length[:20]!r}, expected a number up to {len(body)}, "
             "the body's size"
         )
-    length = int(header_length)
     if length == 0:  # the whole body is one row of the one input
         shape = (1, *spec.input.shape)
-        wanted = tuple((output, True) for output in requested(()))
-        head = JsonHead("", (spec.input.name,), spec.input.datatype, shape, len(body), None, "", None, wanted)
-        return head, body
+        outputs = requested(())
+        form = _form(outputs, (True,) * len(outputs))
+        return JsonHead("", (spec.input.name,), spec.input.datatype, shape, len(body), None, "", None, form), body
     text = body[:length]
     return (_remembered_head if length <= REMEMBERED_BYTES else _head)(text), body[length:]
 
@@ -233,9 +246,7 @@ def _head(text: bytes) -> JsonHead:
         data=tensor.get("data"),
         policy=policy_of(given),
         timeout=timeout_of(given),
-        wanted=_wanted(
-            content.get("outputs") or [], _flag(given.get("binary_data_output", False), "binary_data_output")
-        ),
+        form=_wanted(content.get("outputs") or [], _flag(given.get("binary_data_output", False), "binary_data_output")),
     )
 
 
@@ -243,6 +254,15 @@ _remembered_head = lru_cache(256)(_head)
 
 
 def _rows(spec: EnsembleSpec, head: JsonHead, binary: bytes) -> NDArray[Any]:
+    if head.fits is spec and len(binary) == head.binary_size:
+        return np.ndarray(head.shape, head.dtype, binary)
+    rows = _checked(spec, head, binary)
+    if head.binary_size is not None and head.datatype != "BOOL":  # of which each byte has to be looked at
+        head.fits, head.dtype = spec, rows.dtype
+    return rows
+
+
+def _checked(spec: EnsembleSpec, head: JsonHead, binary: bytes) -> NDArray[Any]:
     if head.names != (spec.input.name,):
         raise wrong_inputs(spec, head.names)
     if (head.binary_size or 0) != len(binary):
@@ -284,13 +304,13 @@ def _shape(shape: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _wanted(outputs: Any, binary: bool) -> Wanted:
+def _wanted(outputs: Any, binary: bool) -> Form:
     if not isinstance(outputs, list):
         raise InvalidRequest("outputs: expected a list")
     outputs = [mapping(output, "outputs") for output in outputs]
     named = requested(tuple(_text(output.get("name", ""), "outputs") for output in outputs))
     flags = [_binary(output, binary) for output in outputs]
-    return tuple(zip(named, flags or [binary] * len(named), strict=True))
+    return _form(named, tuple(flags or [binary] * len(named)))
 
 
 def _binary(output: dict[str, Any], otherwise: bool) -> bool:
