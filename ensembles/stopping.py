@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensembles.votes import SUM_TOLERANCE, TIE, Ballot, Floats, Ints, Mask, Result, Rule, TieBreak, places
+from ensembles.votes import SUM_TOLERANCE, TIE, Ballot, Floats, Ints, Mask, Result, Rule, TieBreak, places, weighted
 
 MOST_MEMBERS = 16
 """Of an order that is found by looking at all subsets."""
@@ -75,27 +75,31 @@ def reach(rule: Rule, classes: int) -> float:
 def decided(scores: NDArray[np.floating], voted: Mask, ballot: Ballot) -> Mask:
     """Which rows have the label that all members will give, whatever those who have not voted will say. [n]
 
-    `scores` [n, M, K]: the columns of members not in `voted` are not looked at. `voted` [M].
+    `scores` [n, M, K]: the columns of members not in `voted` count for nothing, whatever numbers they hold. `voted` [M].
     The leader must lead every rival by more than all outstanding votes can add; with the `first_class` tie rule an equal
     amount is enough against classes that come later (the other tie rules may go either way in a tie).
     Logarithms are unbounded, and a median has no sum: under these two rules a row is decided once all have voted.
     """
-    votes = np.count_nonzero(voted)
-    if votes == len(voted):
+    if voted.all():
         return np.ones(len(scores), np.bool_)
-    if not votes or ballot.rule not in ADDITIVE:
+    cast = ballot.parts * voted
+    outstanding = 1 - sum(cast.tolist())
+    if outstanding > 0.5 + TIE or ballot.rule not in ADDITIVE:  # no lead is larger than what all who voted can add
         return np.zeros(len(scores), np.bool_)
-    share = ballot.parts[voted]
-    standing = share @ _contributions(scores[:, voted], ballot.rule)
-    sure: Mask = _lead(standing, ballot.tie_break) > (1 - share.sum()) * reach(ballot.rule, scores.shape[2])
+    standing = weighted(cast, _contributions(scores, ballot.rule))
+    sure: Mask = _lead(standing, ballot.tie_break) > outstanding * reach(ballot.rule, scores.shape[2])
     return sure
 
 
 def _lead(standing: Floats, tie_break: TieBreak) -> Floats:
-    """How far the leader is ahead of its nearest rival, less what makes the lead safe from ties. [n, K] to [n]"""
+    """How far the leader is ahead of its nearest rival, less what makes the lead safe from ties. [n, K] to [n]
+
+    The order of `standing` is lost.
+    """
     if tie_break is not TieBreak.FIRST_CLASS:
-        top = np.partition(standing, -2, axis=1)
-        safe: Floats = top[:, -1] - top[:, -2] - STRICT
+        standing.partition(standing.shape[1] - 2, axis=1)
+        safe: Floats = standing[:, -1] - standing[:, -2]
+        safe -= STRICT
         return safe
     rows = np.arange(len(standing))
     leader = standing.argmax(axis=1)

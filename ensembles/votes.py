@@ -8,7 +8,7 @@ picks a winner, and equal shares are resolved by the tie rule, which never looks
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ SUM_TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to one: half-precision members stay within it, logits do not."""
 
 FEW_ROWS = 32
-"""Of so few rows numpy's dot finds the mean in half the time that its matmul takes; of many, in twice the time."""
+"""For so few rows numpy's dot takes half the time that its matmul does; for many, twice the time."""
 
 MOST_DUELLISTS = 32
 """Of so many classes it is cheaper to compare each with each than to sort them."""
@@ -128,6 +128,12 @@ def vote(scores: NDArray[np.floating], ballot: Ballot, present: Mask | None = No
     )
 
 
+def weighted(weights: Floats, values: NDArray[Any]) -> Floats:
+    """The sum over members, each with its weight: [M] and [n, M, K] to [n, K]."""
+    summed: Floats = weights.dot(values) if len(values) <= FEW_ROWS else weights @ values
+    return summed
+
+
 @dataclass(frozen=True, slots=True)
 class _Table:
     scores: NDArray[np.floating]  # [n, M, K], zero where a vote is missing
@@ -138,11 +144,10 @@ class _Table:
 
     def mean(self, values: NDArray[np.floating]) -> Floats:
         """The weighted mean [n, K] of what the members [n, M, K] have."""
-        if len(self.weights) == 1 and len(values) <= FEW_ROWS:
-            few: Floats = self.weights[0].dot(values)
-            return few
-        many: Floats = (self.weights[:, None, :] @ values)[:, 0]
-        return many
+        if len(self.weights) == 1:
+            return weighted(self.weights[0], values)
+        mean: Floats = (self.weights[:, None, :] @ values)[:, 0]
+        return mean
 
     def weight_of(self, members: Mask) -> Floats:
         """The summed weight [n] of those members [n, M] who voted."""

@@ -239,7 +239,8 @@ class Telemetry:
     def _count_batch(self, ensemble: str, crew: Crew, result: Result, seconds: float) -> None:
         _, vote_seconds, dissents = self._of_ensemble(ensemble)
         vote_seconds.add(seconds)
-        differs = np.count_nonzero((result.votes >= 0) & ~result.agrees, axis=0).tolist()
+        voted = result.votes >= 0
+        differs = np.add.reduce(voted > result.agrees, 0, np.int64).tolist()  # who agrees has voted
         for name, number in zip(crew.names, differs, strict=True):
             dissent = dissents.get(name)
             if dissent is None:
@@ -254,6 +255,9 @@ class Telemetry:
 
     def early_exits(self, ensemble: str, policy: str, stage: int, rows: int) -> None:
         """Count rows that left after the stage of this index, before all members of the policy had voted."""
+        self._notes.add(self._count_exits, ensemble, policy, stage, rows)
+
+    def _count_exits(self, ensemble: str, policy: str, stage: int, rows: int) -> None:
         self._early_exits.of(ensemble, policy, str(stage + 1)).add(rows)
 
     def feedback(self, ensemble: str, policy: str, rows: int, right: int, cost_usd: float) -> None:
