@@ -80,7 +80,7 @@ def decided(scores: NDArray[np.floating], voted: Mask, ballot: Ballot) -> Mask:
     amount is enough against classes that come later (the other tie rules may go either way in a tie).
     Logarithms are unbounded, and a median has no sum: under these two rules a row is decided once all have voted.
     """
-    if voted.all():
+    if np.count_nonzero(voted) == len(voted):
         return np.ones(len(scores), np.bool_)
     cast = ballot.parts * voted
     outstanding = 1 - sum(cast.tolist())

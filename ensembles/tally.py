@@ -147,7 +147,7 @@ class Tally:
             leaves = leaving(vote(scores, self._ballot, self._everywhere(len(scores))), score, threshold)
         if np.count_nonzero(leaves):
             decides_all = score is None and self._members is None and self._ballot is self._full
-            self._close(leaves, leaves[leaves] if decides_all else self._surely(scores[leaves]))
+            self._close(leaves, None if decides_all else self._surely(scores[leaves]))
         return leaves
 
     def _decided(self, scores: NDArray[np.float32]) -> Mask:
@@ -162,12 +162,15 @@ class Tally:
             return np.zeros(len(scores), np.bool_)
         return decided(scores, self._voted, self._full)
 
-    def _close(self, leaves: Mask, exact: Mask) -> None:
+    def _close(self, leaves: Mask, exact: Mask | None) -> None:
+        """`exact`: which of those that leave have the full ensemble's label, None for all of them."""
         if self._open is None or self._present is None:
-            self._open, self._present = np.arange(len(self._scores)), np.zeros(self._scores.shape[:2], np.bool_)
+            self._open, self._present = np.flatnonzero(~leaves), leaves[:, None] & self._voted
+            self._exact[leaves] = True if exact is None else exact
+            return
         gone = self._open[leaves]
         self._present[gone] = self._voted
-        self._exact[gone] = exact
+        self._exact[gone] = True if exact is None else exact
         self._open = self._open[~leaves]
 
     def _everywhere(self, rows: int) -> Mask:
