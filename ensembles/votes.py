@@ -136,11 +136,14 @@ def weighted(weights: Floats, values: NDArray[Any]) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    scores: NDArray[np.floating]  # [n, M, K], zero where a vote is missing
-    choices: Ints  # [n, M], -1 where a vote is missing
-    weights: (
-        Floats  # of those who voted, summing to one: [n, M], zero where a vote is missing; [1, M] when all are there
-    )
+    """`scores` [n, M, K]: zero where a vote is missing. `choices` [n, M]: -1 there.
+
+    `weights`: of those who voted, summing to one; [n, M], zero where a vote is missing, or [1, M] where none is.
+    """
+
+    scores: NDArray[np.floating]
+    choices: Ints
+    weights: Floats
 
     def mean(self, values: NDArray[np.floating]) -> Floats:
         """The weighted mean [n, K] of what the members [n, M, K] have."""
