@@ -75,7 +75,7 @@ def reach(rule: Rule, classes: int) -> float:
 def decided(scores: NDArray[np.floating], voted: Mask, ballot: Ballot) -> Mask:
     """Which rows have the label that all members will give, whatever those who have not voted will say. [n]
 
-    `scores` [n, M, K]: the columns of members not in `voted` count for nothing, whatever numbers they hold. `voted` [M].
+    `scores` [n, M, K]: the columns of members not in `voted` count for nothing; what they hold is finite. `voted` [M].
     The leader must lead every rival by more than all outstanding votes can add; with the `first_class` tie rule an equal
     amount is enough against classes that come later (the other tie rules may go either way in a tie).
     Logarithms are unbounded, and a median has no sum: under these two rules a row is decided once all have voted.

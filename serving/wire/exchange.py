@@ -212,9 +212,9 @@ class Exchange:
         request = self._request
         if request is None:
             return ""
-        spec = request.model.live.spec
-        asked = request.model.policy or request.policy or spec.policies.default
-        return asked if asked in spec.policy_names else ""
+        terms = request.model.live.terms
+        asked = request.model.policy or request.policy or terms.default_policy
+        return asked if asked in terms.policies else ""
 
 
 def _arrive(journey: Journey, answer: Answer) -> None:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol over HTTP: JSON, with tensors as JSON or as binary behind it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -62,7 +62,7 @@ def _form(outputs: tuple[Output, ...], binary: tuple[bool, ...]) -> Form:
 class JsonHead:
     """What the JSON of a request says. `binary_size`: of the tensor behind it, None when `data` has the values.
 
-    `fits`: the manifest that its last binary tensor fitted, so that the next one does too; `dtype`: of its rows.
+    `fits`: the manifest that its last binary tensor fitted, so that the next one does too. `own_id`: the id as it goes back.
     """
 
     request_id: str
@@ -74,13 +74,11 @@ class JsonHead:
     policy: str
     timeout: float | None
     form: Form
-    own_id: bytes = b""  # as it goes back
+    own_id: bytes = field(init=False)
     fits: EnsembleSpec | None = None
-    dtype: np.dtype[Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.request_id:
-            self.own_id = b',"id":' + orjson.dumps(self.request_id)
+        self.own_id = b',"id":' + orjson.dumps(self.request_id) if self.request_id else b""
 
 
 @dataclass(slots=True)
@@ -255,10 +253,10 @@ _remembered_head = lru_cache(256)(_head)
 
 def _rows(spec: EnsembleSpec, head: JsonHead, binary: bytes) -> NDArray[Any]:
     if head.fits is spec and len(binary) == head.binary_size:
-        return np.ndarray(head.shape, head.dtype, binary)
+        return np.ndarray(head.shape, spec.input.dtype, binary)
     rows = _checked(spec, head, binary)
     if head.binary_size is not None and head.datatype != "BOOL":  # of which each byte has to be looked at
-        head.fits, head.dtype = spec, rows.dtype
+        head.fits = spec
     return rows
 
 

@@ -60,13 +60,12 @@ class Head:
 class Beginning:
     """What requests begin with that end in a raw tensor: head, tag and length of the tensor. `whole`: bytes of such a request.
 
-    `fits`: the manifest that its last tensor fitted, so that the next one does too; `dtype`: of its rows.
+    `fits`: the manifest that its last tensor fitted, so that the next one does too.
     """
 
     head: Head
     whole: int
     fits: EnsembleSpec | None = None
-    dtype: np.dtype[Any] | None = None
 
 
 @dataclass(slots=True)
@@ -82,10 +81,10 @@ class InferRequest:
         """Raises InvalidRequest."""
         known = self.beginning
         if known is not None and known.fits is spec:
-            return np.ndarray(known.head.shape, known.dtype, self.raw)
+            return np.ndarray(known.head.shape, spec.input.dtype, self.raw)
         rows = self._checked(spec)
         if known is not None and self.head.datatype != "BOOL":  # of which each byte has to be looked at
-            known.fits, known.dtype = spec, rows.dtype
+            known.fits = spec
         return rows
 
     def _checked(self, spec: EnsembleSpec) -> NDArray[Any]:

@@ -20,8 +20,8 @@ from serving.wire.predict_stream import Stream
 
 PREDICT = Operation("grpc", "scrutin.v1.EnsembleService/Predict")
 SPAN = SpanContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", sampled=False)
-SPEC = SimpleNamespace(policies=SimpleNamespace(default="full"), policy_names=["full"])
-MODEL = SimpleNamespace(policy=None, live=SimpleNamespace(name="digits", spec=SPEC))
+TERMS = SimpleNamespace(default_policy="full", policies=("full",))
+MODEL = SimpleNamespace(policy=None, live=SimpleNamespace(name="digits", terms=TERMS))
 
 
 class Ready(Aggregator):
