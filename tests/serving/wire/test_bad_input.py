@@ -824,6 +824,7 @@ BAD_FORMS = {
     "a field without a name": (FORM, b"--frontier\r\n\r\nhello\r\n--frontier--\r\n"),
     "a field that is no picture": (FORM, form(content=b"hello")),
     "a header that is none": (FORM, b"--frontier\r\nhello\r\n\r\nhello\r\n--frontier--\r\n"),
+    "600 thousand fields": (FORM, b"--frontier\r\nA: b\r\n\r\n\r\n" * 600_000 + b"--frontier--\r\n"),
     "65 pictures": (FORM, form(content=png(8, 8)).removesuffix(b"--frontier--\r\n") * 65 + b"--frontier--\r\n"),
     "an unknown policy": (
         FORM,
@@ -843,26 +844,19 @@ def test_forms_that_are_broken(served, case):
     check_refused(served, heard(served.post(PREDICT, body, {"Content-Type": content_type})), INVALID, good=v1)
 
 
-SLOW = {
-    # Each file has 48 KB, and 49 million pixels, which is within the limit.
-    "pictures": (form(content=png(7000, 7000)).removesuffix(b"--frontier--\r\n") * 24 + b"--frontier--\r\n"),
-    "a million parts": b"--frontier\r\nA: b\r\n\r\n\r\n" * 600_000 + b"--frontier--\r\n",
-}
-
-
-@pytest.mark.parametrize("case", SLOW)
-def test_a_form_that_takes_long_to_read_does_not_hold_up_the_others(served, case):
-    sender = threading.Thread(target=served.post, args=(PREDICT, SLOW[case], {"Content-Type": FORM}))
+def test_a_picture_that_takes_long_to_decode_does_not_hold_up_the_others(served):
+    slow = form(content=png(7000, 7000))  # 49 million pixels, within the limit
+    replies = []
+    sender = threading.Thread(target=lambda: replies.append(served.post(PREDICT, slow, {"Content-Type": FORM})))
     sender.start()
-    waited = []
+    answered_meanwhile = 0
     while sender.is_alive():
-        began = time.monotonic()
         assert served.get("/v2/health/live").status == 200
-        waited.append(time.monotonic() - began)
-        time.sleep(0.01)
+        answered_meanwhile += sender.is_alive()
     sender.join()
 
-    assert max(waited) < 2.0
+    assert replies[0].status == 200
+    assert answered_meanwhile > 3, "at most the first few can be answered before the picture has arrived"
 
 
 def test_callers_who_break_off_leave_nothing_under_way_and_no_error_in_the_log(launch, digits):
