@@ -1,10 +1,13 @@
 """How long will a request wait, and how far must policies step down so that it is not too long? Pure: times come in."""
 
 RECENT = 0.3
-"""The weight of the newest span in the time that a row takes, and of the newest rows in the time that runs take."""
+"""The weight of the newest look in what is learned from many."""
 
 SPAN_SECONDS = 0.03
 """Of a look at how fast rows leave the queue, at the least."""
+
+LEAST_SPANS = 2
+"""Before anything is believed of how long a row takes: the machine may stand still for a moment, also in the first."""
 
 STEP_SECONDS = 0.1
 """From one step down to the next at the least: the step before has to show first."""
@@ -20,15 +23,21 @@ SOON = 5.0
 
 
 class Pace:
-    """How long a row takes to leave the queue, learned while others wait behind it, and then to be answered. In seconds."""
+    """How long a row takes to leave the queue, learned while others wait behind it, and then to be answered. In seconds.
 
-    __slots__ = ("_busy_since", "_rows", "run_seconds", "seconds_per_row")
+    All time of the last spans over all rows of them, the newer ones weighing more. So a moment in which nothing ran counts for its
+    length alone, where the mean of what each span showed would take the few rows in it for what rows are like.
+    """
+
+    __slots__ = ("_busy_since", "_rows", "_rows_seen", "_seconds_seen", "_spans", "run_seconds", "seconds_per_row")
 
     def __init__(self) -> None:
         self.run_seconds = 0.0
         self.seconds_per_row = 0.0
         self._busy_since: float | None = None
         self._rows = 0
+        self._spans = 0
+        self._seconds_seen = self._rows_seen = 0.0
 
     def took(self, now: float, rows: int, left: int) -> None:
         """A batch of `rows` was taken from the queue, `left` rows remain.
@@ -36,9 +45,7 @@ class Pace:
         Looked at over spans in which the queue was never empty, since several batches may be taken at once.
         """
         if self._busy_since is not None and now - self._busy_since >= SPAN_SECONDS:
-            newest = (now - self._busy_since) / self._rows
-            known = self.seconds_per_row
-            self.seconds_per_row = newest if not known else known + RECENT * (newest - known)
+            self._look(now - self._busy_since, self._rows)
             self._busy_since = None
         if not left:
             self._busy_since = None
@@ -46,6 +53,13 @@ class Pace:
             self._busy_since, self._rows = now, rows
         else:
             self._rows += rows
+
+    def _look(self, seconds: float, rows: int) -> None:
+        self._seconds_seen = seconds + (1 - RECENT) * self._seconds_seen
+        self._rows_seen = rows + (1 - RECENT) * self._rows_seen
+        self._spans += 1
+        if self._spans >= LEAST_SPANS:
+            self.seconds_per_row = self._seconds_seen / self._rows_seen
 
     def ran(self, seconds: float) -> None:
         """Rows were answered so long after they had left the queue."""

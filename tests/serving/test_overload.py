@@ -20,7 +20,7 @@ def request(ensemble: str, **more: object) -> pb.PredictRequest:
 @pytest.fixture(scope="module")
 def pressed(launch_scripted, write_tiny):
     """Each run takes a while, a batch is one row, and nobody is refused for the length of the queue."""
-    limits = {"max_batch_size": 1, "timeout_ms": 10_000, "brownout_ms": 100}
+    limits = {"max_batch_size": 1, "timeout_ms": 20_000, "brownout_ms": 100}
     policies = {"early_exit": {"stages": [["a", "b"], ["c"]]}, "ladder": LADDER}
     repositories = [
         write_tiny("stepping", ["a", "b", "c"], limits=limits, policies=policies),

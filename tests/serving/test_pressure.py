@@ -31,6 +31,34 @@ def test_pauses_in_which_nobody_waited_do_not_count() -> None:
     assert pace.seconds_per_row == pytest.approx(0.002)
 
 
+def stream(pace: Pace, batches: int, start: float, rows: int = 16, seconds_per_row: float = 0.001) -> float:
+    """Batches one after the other while others wait; the instant of the last."""
+    for number in range(batches):
+        pace.took(start + number * rows * seconds_per_row, rows, left=100)
+    return start + (batches - 1) * rows * seconds_per_row
+
+
+def test_a_moment_at_the_start_in_which_the_machine_stands_still_is_not_taken_for_the_time_of_a_row() -> None:
+    pace = Pace()
+    pace.took(0.0, rows=1, left=2)
+    pace.took(0.001, rows=2, left=16)
+    pace.took(0.1, rows=16, left=16)
+    assert pace.seconds_per_row == 0, "one look is none"
+
+    stream(pace, 4, start=0.1)
+    assert 0.001 < pace.seconds_per_row < 0.005
+    stream(pace, 40, start=0.2)
+    assert pace.seconds_per_row == pytest.approx(0.001, rel=0.1)
+
+
+def test_a_moment_in_the_middle_counts_for_its_length_alone() -> None:
+    pace = Pace()
+    still = stream(pace, 20, start=0.0)
+    stream(pace, 3, start=still + 0.1)
+
+    assert pace.seconds_per_row < 0.003
+
+
 def test_a_slower_machine_is_noticed_within_a_few_dozen_batches() -> None:
     pace, now = Pace(), 0.0
     for seconds in [0.01] * 50 + [0.1] * 40:
