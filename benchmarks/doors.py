@@ -71,27 +71,52 @@ class Watch:
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.calls: defaultdict[str, int] = defaultdict(int)
-        self._inside = False
+        self._inside = ""
+        self._apart = 0.0
 
-    def on(self, purpose: str, owner: Any, *names: str) -> None:
+    def on(self, purpose: str, owner: Any, *names: str, wasted: Callable[[Any], float] = lambda _: 1.0) -> None:
+        """`wasted`: by what such a call gave, the share of what was done `apart` in it that came to nothing."""
         for name in names:
-            setattr(owner, name, self._watched(purpose, getattr(owner, name)))
+            setattr(owner, name, self._watched(purpose, getattr(owner, name), wasted))
 
-    def _watched(self, purpose: str, act: Callable[..., Any]) -> Callable[..., Any]:
+    def apart(self, owner: Any, *names: str) -> None:
+        """What these do within a watched call has its own use, but for what is wasted."""
+        for name in names:
+            setattr(owner, name, self._set_apart(getattr(owner, name)))
+
+    def _watched(self, purpose: str, act: Callable[..., Any], wasted: Callable[[Any], float]) -> Callable[..., Any]:
         @wraps(act)
         def watched(*given: Any, **named: Any) -> Any:
             if self._inside:
                 return act(*given, **named)
-            self._inside = True
+            self._inside, self._apart = purpose, 0.0
+            time.thread_time()  # what the clock itself takes to come back into the caches is not the function's
+            start = time.thread_time()
+            try:
+                gave = act(*given, **named)
+            finally:
+                self.seconds[purpose] += time.thread_time() - start - self._apart
+                self.calls[purpose] += 1
+                self._inside = ""
+            if self._apart:
+                self.seconds[purpose] += wasted(gave) * self._apart
+            return gave
+
+        return watched
+
+    def _set_apart(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(act)
+        def apart(*given: Any, **named: Any) -> Any:
+            if not self._inside:
+                return act(*given, **named)
             start = time.thread_time()
             try:
                 return act(*given, **named)
             finally:
-                self.seconds[purpose] += time.thread_time() - start
-                self.calls[purpose] += 1
-                self._inside = False
+                self._apart += time.thread_time() - start
+                self.calls[self._inside] += 1
 
-        return watched
+        return apart
 
     def cost(self) -> tuple[float, float]:
         """Seconds of CPU time that watching a call takes: what the watch sees of it itself, and all."""
@@ -127,6 +152,8 @@ class Shown:
 
 def timed() -> Any:
     from ensembles.tally import Tally
+    from ensembles.votes import Standing
+    from serving.answers import Answers
     from serving.app import create
     from serving.ledger import Device
     from serving.records import Counted, Spent
@@ -138,10 +165,13 @@ def timed() -> Any:
     watch.on("ledger", Device, "enter", "leave")
     watch.on("ledger", Spent, "spend", "end", "counts", "missing", "told", "device_time")
     watch.on("ledger", Counted, "part")
-    watch.on("metrics", Telemetry, "answered", "begun", "ran", "outcomes", "batch", "early_exits")
-    watch.on("metrics", Statistics, "answered", "member_ran", "batch")
+    watch.on("metrics", Answers, "add", "count")
+    watch.on("metrics", Telemetry, "begun", "ran", "outcomes", "batch", "early_exits")
+    watch.on("metrics", Statistics, "member_ran", "batch")
     watch.on("receipts", Stamp, "receipt", "of_rows")
-    watch.on("exit tests", Tally, "leave")
+    watch.on("exit tests", Tally, "leave", wasted=lambda leaves: 1 - leaves.mean())
+    watch.apart(Standing, "result")
+    watch.apart(Tally, "_standing")  # rows that leave are counted there and nowhere else
     return Shown(create(), watch)
 
 

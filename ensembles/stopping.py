@@ -12,7 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensembles.votes import SUM_TOLERANCE, TIE, Ballot, Floats, Ints, Mask, Result, Rule, TieBreak, places, weighted
+from ensembles.votes import (
+    SUM_TOLERANCE,
+    TIE,
+    Ballot,
+    Floats,
+    Ints,
+    Mask,
+    Result,
+    Rule,
+    Standing,
+    TieBreak,
+    most_points,
+    places,
+    standing,
+)
 
 MOST_MEMBERS = 16
 """Of an order that is found by looking at all subsets."""
@@ -25,6 +39,9 @@ EQUAL = TIE / 2
 
 ROUNDED_TOLERANCE = 1.01 * SUM_TOLERANCE
 """What a member's probabilities may really be off by: the tally checks them in the member's own precision."""
+
+BELOW_ONE = float(np.nextafter(1.0, 0.0))
+"""The largest share that is not all of it."""
 
 ADDITIVE = (Rule.MAJORITY, Rule.PROBABILITY_AVERAGE, Rule.BORDA)
 """Rules whose shares are sums over members, so that a vote still outstanding can move them by a bounded amount only."""
@@ -48,17 +65,12 @@ def points(scores: NDArray[np.floating], ballot: Ballot) -> Floats:
     """
     if ballot.rule not in ADDITIVE:
         raise ValueError(f"found {ballot.rule}, expected one of {', '.join(ADDITIVE)}")
-    shares: Floats = _contributions(scores, ballot.rule) * ballot.parts[:, None]
+    if ballot.rule is Rule.MAJORITY:
+        said: NDArray[Any] = scores.argmax(axis=2)[:, :, None] == np.arange(scores.shape[2])
+    else:
+        said = places(scores) / most_points(scores.shape[2]) if ballot.rule is Rule.BORDA else scores
+    shares: Floats = said * ballot.parts[:, None]
     return shares
-
-
-def _contributions(scores: NDArray[np.floating], rule: Rule) -> NDArray[Any]:
-    """What each vote says for each class, before it is weighted; [n, M, K], of any type that numbers have."""
-    classes = scores.shape[2]
-    if rule is Rule.MAJORITY:
-        chosen: Mask = scores.argmax(axis=2)[:, :, None] == np.arange(classes)
-        return chosen
-    return places(scores) / (classes * (classes - 1) / 2) if rule is Rule.BORDA else scores
 
 
 def reach(rule: Rule, classes: int) -> float:
@@ -80,31 +92,50 @@ def decided(scores: NDArray[np.floating], voted: Mask, ballot: Ballot) -> Mask:
     amount is enough against classes that come later (the other tie rules may go either way in a tie).
     Logarithms are unbounded, and a median has no sum: under these two rules a row is decided once all have voted.
     """
-    if np.count_nonzero(voted) == len(voted):
-        return np.ones(len(scores), np.bool_)
-    cast = ballot.parts * voted
-    outstanding = 1 - sum(cast.tolist())
-    if outstanding > 0.5 + TIE or ballot.rule not in ADDITIVE:  # no lead is larger than what all who voted can add
+    cast = cast_share(ballot, voted)
+    if not decidable(ballot, cast):
         return np.zeros(len(scores), np.bool_)
-    standing = weighted(cast, _contributions(scores, ballot.rule))
-    sure: Mask = _lead(standing, ballot.tie_break) > outstanding * reach(ballot.rule, scores.shape[2])
+    return leads(standing(scores, ballot, voted[None]), cast)
+
+
+def cast_share(ballot: Ballot, voted: Mask, members: Mask | None = None) -> float:
+    """The share of those who have voted [M] in the weight of all `members` [M] who may; 1 only if every one of them has."""
+    parts: list[float] = (ballot.parts if members is None else ballot.parts * members).tolist()
+    heard: list[bool] = voted.tolist()
+    missing = [part for part, has in zip(parts, heard, strict=True) if part and not has]
+    if not missing:
+        return 1.0
+    cast = sum([part for part, has in zip(parts, heard, strict=True) if has])
+    return min(cast / (cast + sum(missing)), BELOW_ONE)
+
+
+def decidable(ballot: Ballot, cast: float) -> bool:
+    """Whether any row can be decided once this share of the weight has voted: no lead is larger than what it adds up to."""
+    return cast == 1 or (cast > 0.5 - TIE and ballot.rule in ADDITIVE)
+
+
+def leads(so_far: Standing, cast: float) -> Mask:
+    """Which rows have a leader that no outstanding vote can overtake, as `decided` says. [n]
+
+    `cast`: see `cast_share`; `decidable` with it.
+    """
+    if cast == 1:
+        return np.ones(len(so_far.margin), np.bool_)
+    ballot, classes = so_far.ballot, so_far.shares.shape[1]
+    needed = (1 - cast) * reach(ballot.rule, classes) / cast  # the shares are those of the weight that was cast
+    sure: Mask
+    if ballot.tie_break is TieBreak.FIRST_CLASS:
+        sure = _lead_over_later(so_far.shares, EQUAL / cast, STRICT / cast) > needed
+    else:
+        sure = so_far.margin > needed + STRICT / cast
     return sure
 
 
-def _lead(standing: Floats, tie_break: TieBreak) -> Floats:
-    """How far the leader is ahead of its nearest rival, less what makes the lead safe from ties. [n, K] to [n]
-
-    The order of `standing` is lost.
-    """
-    if tie_break is not TieBreak.FIRST_CLASS:
-        standing.partition(standing.shape[1] - 2, axis=1)
-        safe: Floats = standing[:, -1] - standing[:, -2]
-        safe -= STRICT
-        return safe
-    rows = np.arange(len(standing))
-    leader = standing.argmax(axis=1)
-    gaps = standing[rows, leader][:, None] - standing
-    gaps += np.where(np.arange(standing.shape[1]) > leader[:, None], EQUAL, -STRICT)
+def _lead_over_later(shares: Floats, equal: float, strict: float) -> Floats:
+    """How far the leader is ahead of its nearest rival, where it needs less of a lead over the classes behind it. [n]"""
+    rows, leader = np.arange(len(shares)), shares.argmax(axis=1)
+    gaps = shares[rows, leader][:, None] - shares
+    gaps += np.where(np.arange(shares.shape[1]) > leader[:, None], equal, -strict)
     gaps[rows, leader] = np.inf
     nearest: Floats = gaps.min(axis=1)
     return nearest

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensembles.stopping import Score, decided, leaving
-from ensembles.votes import SUM_TOLERANCE, Ballot, Ints, Mask, Result, Rule, part, vote
+from ensembles.stopping import Score, cast_share, decidable, leads, leaving
+from ensembles.votes import SUM_TOLERANCE, Ballot, Ints, Mask, Result, Rule, Standing, standing
 
 
 class BadVote(ValueError):
@@ -29,7 +29,7 @@ class Tally:
         self._scores = np.zeros((rows, len(ballot.weights), classes), np.float32)
         self._voted = np.zeros(len(ballot.weights), np.bool_)
         self._open: Ints | None = None  # rows that have not left; None while none has
-        self._present: Mask | None = None  # [n, M], once rows have left with fewer votes than others
+        self._result: Result | None = None  # from then on, of which the rows that have left are answers
         self._exact = np.zeros(rows, np.bool_)
 
     @property
@@ -40,7 +40,7 @@ class Tally:
     @property
     def complete(self) -> bool:
         """Whether every member of the ensemble has voted on every row."""
-        return self._present is None and bool(self._voted.all())
+        return self._open is None and bool(self._voted.all())
 
     @property
     def rows(self) -> int:
@@ -67,24 +67,18 @@ class Tally:
         """What the members said, [n, M, K]; zeros where one did not vote."""
         return self._scores
 
-    @property
-    def present(self) -> Mask:
-        """Whose votes are there, [n, M]."""
-        if self._present is None:
-            return self._everywhere(len(self._scores))
-        if self._open is not None:
-            self._present[self._open] = self._voted
-        return self._present
-
     def take(self, rows: Ints) -> "Tally":
         """A tally of these rows alone, as far as they have come."""
         taken = copy(self)
         taken._scores, taken._exact, taken._voted = self._scores[rows], self._exact[rows], self._voted.copy()
-        if self._open is not None:
-            taken._present = self.present[rows]
+        if self._open is not None and self._result is not None:
             still = np.zeros(len(self._scores), np.bool_)
             still[self._open] = True
-            taken._open = np.flatnonzero(still[rows])
+            still = still[rows]
+            if still.all():
+                taken._open = taken._result = None
+            else:
+                taken._open, taken._result = np.flatnonzero(still), self._result.take(rows)
         return taken
 
     @staticmethod
@@ -96,8 +90,8 @@ class Tally:
         joined._voted = tallies[0]._voted.copy()
         if any(tally._open is not None for tally in tallies):
             starts = np.cumsum([0, *(tally.rows for tally in tallies)])
-            joined._present = np.concatenate([tally.present for tally in tallies])
             joined._open = np.concatenate([start + tally.open for start, tally in zip(starts, tallies, strict=False)])
+            joined._result = Result.join([tally._result or tally._standing().result() for tally in tallies])
         return joined
 
     def enter(self, member: int, scores: NDArray[Any]) -> None:
@@ -137,58 +131,54 @@ class Tally:
         """Let open rows go that need no more votes: which of them, [open rows].
 
         Without a `score`, those whose label no member that may still vote can change; with one, those that reach the threshold.
+        Their votes are counted here, once: where the classes stand tells whether a row may leave, and is its answer if it does.
         """
-        if not np.count_nonzero(self._voted):
+        cast = cast_share(self._ballot, self._voted, self._members)
+        if not (cast if score else decidable(self._ballot, cast)):
             return np.zeros(self.open_rows, np.bool_)
-        scores = self._scores if self._open is None else self._scores[self._open]
-        if score is None:
-            leaves = self._decided(scores)
-        else:
-            leaves = leaving(vote(scores, self._ballot, self._everywhere(len(scores))), score, threshold)
+        so_far = self._standing()
+        result = so_far.result() if score else None
+        leaves = leads(so_far, cast) if score is None or result is None else leaving(result, score, threshold)
         if np.count_nonzero(leaves):
             decides_all = score is None and self._members is None and self._ballot is self._full
-            self._close(leaves, None if decides_all else self._surely(scores[leaves]))
+            self._close(leaves, result or so_far.result(), leaves if decides_all else self._surely(so_far))
         return leaves
 
-    def _decided(self, scores: NDArray[np.float32]) -> Mask:
-        if self._members is None:
-            return decided(scores, self._voted, self._ballot)
-        some = np.flatnonzero(self._members)
-        return decided(scores[:, some], self._voted[some], part(self._ballot, some))
+    def _standing(self) -> Standing:
+        """Where the classes stand on the rows that are open. Raises ValueError when nobody has voted."""
+        scores = self._scores if self._open is None else self._scores[self._open]
+        return standing(scores, self._ballot, None if self._voted.all() else self._voted[None])
 
-    def _surely(self, scores: NDArray[np.float32]) -> Mask:
+    def _surely(self, so_far: Standing) -> Mask:
         """Which of these rows have, with the votes so far, the label of the full ensemble, whatever the others would say."""
-        if self._ballot is not self._full:
-            return np.zeros(len(scores), np.bool_)
-        return decided(scores, self._voted, self._full)
+        cast = cast_share(self._full, self._voted)
+        if self._ballot is not self._full or not decidable(self._full, cast):
+            return np.zeros(len(so_far.margin), np.bool_)
+        return leads(so_far, cast)
 
-    def _close(self, leaves: Mask, exact: Mask | None) -> None:
-        """`exact`: which of those that leave have the full ensemble's label, None for all of them."""
-        if self._open is None or self._present is None:
-            self._open, self._present = np.flatnonzero(~leaves), leaves[:, None] & self._voted
-            self._exact[leaves] = True if exact is None else exact
+    def _close(self, leaves: Mask, result: Result, exact: Mask) -> None:
+        """Of the open rows, these leave. `result`, `exact`: of all that are open."""
+        if self._open is None or self._result is None:
+            self._open, self._result, self._exact = (~leaves).nonzero()[0], result, exact
             return
         gone = self._open[leaves]
-        self._present[gone] = self._voted
-        self._exact[gone] = True if exact is None else exact
+        self._result.put(gone, result.take(leaves.nonzero()[0]))
+        self._exact[gone] = exact[leaves]
         self._open = self._open[~leaves]
-
-    def _everywhere(self, rows: int) -> Mask:
-        return np.broadcast_to(self._voted, (rows, len(self._voted)))
 
     def answer(self) -> tuple[Result, Mask]:
         """Count the votes that are there: the result, and which labels are provably the full ensemble's, [n].
 
         Raises ValueError when a row has no vote.
         """
-        if self.complete:
-            return vote(self._scores, self._ballot), np.full(len(self._scores), self._ballot is self._full)
-        if self._open is None or self._present is None:
-            return vote(self._scores, self._ballot, self._everywhere(len(self._scores))), self._surely(self._scores)
+        if self._open is None or self._result is None:
+            so_far = self._standing()
+            return so_far.result(), self._surely(so_far)
         if len(self._open):
-            self._present[self._open] = self._voted
-            self._exact[self._open] = self._surely(self._scores[self._open])
-        return vote(self._scores, self._ballot, self._present), self._exact
+            so_far = self._standing()
+            self._result.put(self._open, so_far.result())
+            self._exact[self._open] = self._surely(so_far)
+        return self._result, self._exact
 
 
 def no_votes(scores: NDArray[Any], shape: tuple[int, int]) -> str:

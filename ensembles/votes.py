@@ -5,7 +5,7 @@ largest share. Shares closer than `TIE` count as equal, so that the order in whi
 picks a winner, and equal shares are resolved by the tie rule, which never looks at who answered first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -29,6 +29,8 @@ FEW_ROWS = 32
 
 MOST_DUELLISTS = 32
 """Of so many classes it is cheaper to compare each with each than to sort them."""
+
+NO_VOTE = "a row without any vote has no answer"
 
 LEAST_PROBABILITY = 1e-12
 """What the logarithm of `log_average` sees instead of zero, so that one member cannot veto a class for all."""
@@ -100,32 +102,41 @@ class Result:
     agreement: NDArray[np.float32]
     margin: NDArray[np.float32]
 
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """All of them, in their order."""
+        return self.label_index, self.probabilities, self.votes, self.agrees, self.agreement, self.margin
+
+    def take(self, rows: Ints) -> "Result":
+        """The answers for these rows alone."""
+        return Result(*[column[rows] for column in self.columns])
+
+    def put(self, rows: Ints, answers: "Result") -> None:
+        """Write others in the place of those for these rows."""
+        for mine, others in zip(self.columns, answers.columns, strict=True):
+            mine[rows] = others
+
+    @staticmethod
+    def join(parts: "Sequence[Result]") -> "Result":
+        """The answers for all their rows."""
+        return Result(*map(np.concatenate, zip(*[part.columns for part in parts], strict=True)))
+
 
 def vote(scores: NDArray[np.floating], ballot: Ballot, present: Mask | None = None) -> Result:
     """Count a table of votes.
 
     `scores` [n, M, K]: what each member says of each row, a probability for each class.
-    `present` [n, M]: which votes are there; None means all. Whatever `scores` holds elsewhere is ignored.
-    Raises ValueError when a row has no vote at all.
+    `present` [n, M]: which votes are there; None means all. Whatever `scores` holds elsewhere is ignored; it must be finite where
+    `present` is [1, M], the same for all rows. Raises ValueError when a row has no vote at all.
     """
+    return standing(scores, ballot, present).result()
+
+
+def standing(scores: NDArray[np.floating], ballot: Ballot, present: Mask | None = None) -> "Standing":
+    """The same, as far as to where the classes stand, which tells whether a row needs more votes."""
     table = _table(scores, ballot.parts, present)
     shares = POOL[ballot.rule](table)
-    margin = _margin(shares)
-    label_index = _winner(shares, margin, table, ballot)
-    if ballot.temperature != 1.0:
-        shares = at_temperature(shares, ballot.temperature)
-        margin = _margin(shares)
-    agrees = table.choices == label_index[:, None]
-    if present is not None:  # an abstention is nobody's vote, and a missing vote looks like one
-        agrees &= present
-    return Result(
-        label_index=label_index,
-        probabilities=shares.astype(np.float32),
-        votes=table.choices,
-        agrees=agrees,
-        agreement=table.weight_of(agrees).astype(np.float32),
-        margin=margin.astype(np.float32),
-    )
+    return Standing(ballot, present, table, shares, _margin(shares))
 
 
 def weighted(weights: Floats, values: NDArray[Any]) -> Floats:
@@ -165,15 +176,61 @@ class _Table:
         return _Table(self.scores[rows], self.choices[rows], weights)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the classes stand with the votes that are there.
+
+    `shares` [n, K] float64: pooled by the rule, not yet at the ballot's temperature. `margin` [n] float64: the largest less the second.
+    """
+
+    ballot: Ballot
+    present: Mask | None
+    table: _Table
+    shares: Floats
+    margin: Floats
+
+    def result(self) -> Result:
+        """The answers, if no more votes come."""
+        ballot, table, shares, margin = self.ballot, self.table, self.shares, self.margin
+        label_index = _winner(shares, margin, table, ballot)
+        if ballot.temperature != 1.0:
+            shares = at_temperature(shares, ballot.temperature)
+            margin = _margin(shares)
+        agrees = table.choices == label_index[:, None]
+        if self.present is not None:  # an abstention is nobody's vote, and a missing vote looks like one
+            agrees &= self.present
+        return Result(
+            label_index=label_index,
+            probabilities=shares.astype(np.float32),
+            votes=table.choices,
+            agrees=agrees,
+            agreement=table.weight_of(agrees).astype(np.float32),
+            margin=margin.astype(np.float32),
+        )
+
+
 def _table(scores: NDArray[np.floating], weights: Floats, present: Mask | None) -> _Table:
     choices = scores.argmax(axis=2)
     if present is None:
         return _Table(scores, choices, weights[None, :])
+    if len(present) == 1 < len(scores):
+        return _alike(scores, choices, weights, present[0])
     if not present.any(axis=1).all():
-        raise ValueError("a row without any vote has no answer")
+        raise ValueError(NO_VOTE)
     cast = np.where(present, weights, 0.0)
     cast /= cast.sum(axis=1, keepdims=True)
     return _Table(np.where(present[:, :, None], scores, 0.0), np.where(present, choices, -1), cast)
+
+
+def _alike(scores: NDArray[np.floating], choices: Ints, weights: Floats, voted: Mask) -> _Table:
+    """Where the same members have voted on all rows, no weight is enough to leave the others out."""
+    cast = weights * voted
+    total = cast.sum()
+    if not total:
+        raise ValueError(NO_VOTE)
+    cast /= total
+    choices[:, ~voted] = -1
+    return _Table(scores, choices, cast[None])
 
 
 def _majority(table: _Table) -> Floats:
@@ -221,10 +278,13 @@ def _median(table: _Table) -> Floats:
 
 def _borda(table: _Table) -> Floats:
     """Points 0 to K-1 by rank within each member, equal probabilities sharing the points of their places."""
-    classes = table.scores.shape[2]
-    most = classes * (classes - 1) / 2
-    points: Floats = table.mean(places(table.scores)) / most
+    points: Floats = table.mean(places(table.scores)) / most_points(table.scores.shape[2])
     return points
+
+
+def most_points(classes: int) -> float:
+    """What a member gives to all classes together."""
+    return classes * (classes - 1) / 2
 
 
 def places(scores: NDArray[np.floating]) -> Floats:

@@ -66,7 +66,8 @@ class Server:
         self.catalog = Catalog.of(repository.read(path) for path in settings.repositories)
         self.draining = False
         ledger = Ledger.of(settings)
-        self.books = Books(ledger, Telemetry(ledger), Statistics())
+        telemetry = Telemetry(ledger)
+        self.books = Books(ledger, telemetry, Statistics(telemetry.answers))
         self.aggregator = Aggregator(self.books.telemetry)
         self.health = HealthServicer()
         executor = ThreadPoolExecutor(cores() + SPARE_THREADS, thread_name_prefix="member")

@@ -233,8 +233,9 @@ class Batch:
 
     def leave(self) -> int:
         """Let rows go that need no more votes; how many."""
-        leaves = self.tally.leave(self.course.score, self.course.threshold)
-        return int(np.count_nonzero(leaves))
+        before = self.tally.open_rows
+        self.tally.leave(self.course.score, self.course.threshold)
+        return before - self.tally.open_rows
 
     def late(self) -> None:
         """Members of the policy whose votes are not there yet, on rows that need them, are late."""

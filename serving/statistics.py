@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ensembles.spec import EnsembleSpec
-from serving.notes import MOST, Notes
+from serving.answers import Answers, Key, Times
+from serving.notes import Notes
 from serving.records import Counted, MemberRun
 
 NANOSECONDS = 1e9
@@ -86,31 +87,23 @@ class ModelStatistics:
 class Statistics:
     """All models'. An ensemble's queue is counted once a request, also where the wait was nil."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Answers | None = None) -> None:
+        """`answers`: where requests are noted once they are answered."""
         self._models: defaultdict[str, ModelStatistics] = defaultdict(ModelStatistics)
-        self._answers: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
         self._notes = Notes()
+        self._answers = answers or Answers()
+        self._answers.readers.append(self._count_answers)
 
     def of(self, model: str) -> ModelStatistics:
         self._notes.count()
-        self._count_answers(self._models[model], self._answers[model])
+        self._answers.count()
         return self._models[model]
 
-    def answered(self, model: str, queue_seconds: float, compute_seconds: float, total_seconds: float) -> None:
-        """Count a request to `model` that was answered."""
-        answers = self._answers[model]
-        answers.append((queue_seconds, compute_seconds, total_seconds))
-        if len(answers) == MOST:
-            self._count_answers(self._models[model], answers)
-
-    def _count_answers(self, statistics: ModelStatistics, answers: list[tuple[float, float, float]]) -> None:
-        if not answers:
-            return
-        queue, compute, total = map(sum, zip(*answers, strict=True))
-        statistics.success.add(total, len(answers))
-        statistics.queue.seconds += queue
-        statistics.compute.seconds += compute
-        answers.clear()
+    def _count_answers(self, key: Key, times: Times) -> None:
+        statistics = self._models[key.model]
+        statistics.success.add(sum(times.total), len(times.total))
+        statistics.queue.seconds += sum(times.queue)
+        statistics.compute.seconds += sum(times.compute)
 
     def failed(self, model: str, seconds: float) -> None:
         """Count a request to `model` that was not."""

@@ -10,9 +10,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from ensembles.votes import Result
+from serving.answers import Answers, Key, Times
 from serving.journey import Journey
 from serving.ledger import Ledger
-from serving.notes import MOST, Notes
+from serving.notes import Notes
 from serving.records import OUTCOMES, Counted, Crew, MemberRun
 from serving.series import Count, Counter, Distribution, Histogram, Read
 
@@ -44,9 +45,9 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Telemetry:
-    """The series of one process, in a registry of their own."""
+    """The series of one process, in a registry of their own. `answers`: where requests are noted once they are answered."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, answers: Answers | None = None) -> None:
         self.registry = CollectorRegistry()
         self._ledger = ledger
         self._requests = self._counter("requests", "Requests", "ensemble", "policy", "protocol", "code")
@@ -57,7 +58,12 @@ class Telemetry:
         self._queue_seconds = self._histogram(
             "queue_seconds", "From arrival to the start of the batch", SECONDS, "ensemble"
         )
-        self._vote_seconds = self._histogram("vote_seconds", "Counting the votes of a batch", SECONDS, "ensemble")
+        self._vote_seconds = self._histogram(
+            "vote_seconds",
+            "Counting the votes of a batch, less those that were counted when their rows left early",
+            SECONDS,
+            "ensemble",
+        )
         self._batch_rows = self._histogram("batch_rows", "Rows of a batch", ROWS, "ensemble")
         self._member_seconds = self._histogram("member_seconds", "One run of a member", SECONDS, "ensemble", "member")
         self._member_rows = self._counter(
@@ -129,7 +135,8 @@ class Telemetry:
         self.registry.register(_Idle(ledger))
         self.watch("ensemble_price_usd_per_hour", "What an hour of a device costs", lambda: _prices(ledger))
         self._notes = Notes()
-        self._answers: dict[tuple[str, str, str], list[tuple[int, float, float]]] = {}
+        self.answers = answers or Answers()
+        self.answers.readers.append(self._count_answers)
         self._of_member: dict[tuple[str, str, str, str], tuple[Any, ...]] = {}
         self._of_batch: dict[str, tuple[Distribution, Distribution, dict[str, Count]]] = {}
         self._of_outcome: dict[tuple[str, tuple[str, ...]], list[list[Count]]] = {}
@@ -144,28 +151,12 @@ class Telemetry:
         self.registry.register(histogram)
         return histogram
 
-    def answered(
-        self, ensemble: str, policy: str, protocol: str, rows: int, queue_seconds: float, seconds: float
-    ) -> None:
-        """Count one request that was answered."""
-        key = (ensemble, policy, protocol)
-        answers = self._answers.get(key)
-        if answers is None:
-            answers = self._answers[key] = []
-        answers.append((rows, queue_seconds, seconds))
-        if len(answers) == MOST:
-            self._count_answers(key, answers)
-
-    def _count_answers(self, key: tuple[str, str, str], answers: list[tuple[int, float, float]]) -> None:
-        if not answers:
-            return
-        rows, queue_seconds, seconds = zip(*answers, strict=True)
-        ensemble, policy, _ = key
-        self._requests.of(*key, "OK").add(len(answers))
-        self._predictions.of(ensemble, policy).add(sum(rows))
-        self._queue_seconds.of(ensemble).add_all(queue_seconds)
-        self._request_seconds.of(ensemble, policy).add_all(seconds)
-        answers.clear()
+    def _count_answers(self, key: Key, times: Times) -> None:
+        ensemble, policy = key.ensemble, key.policy
+        self._requests.of(ensemble, policy, key.protocol, "OK").add(len(times.rows))
+        self._predictions.of(ensemble, policy).add(sum(times.rows))
+        self._queue_seconds.of(ensemble).add_all(times.queue)
+        self._request_seconds.of(ensemble, policy).add_all(times.total)
 
     def failed(self, ensemble: str, policy: str, protocol: str, code: str, seconds: float) -> None:
         """Count one that was not. `ensemble` and `policy` are "" where the request named none that exists."""
@@ -311,8 +302,7 @@ class Telemetry:
     def exposition(self, exemplars: bool = False) -> bytes:
         """The text format of Prometheus; with exemplars that of OpenMetrics."""
         self._notes.count()
-        for key, answers in self._answers.items():
-            self._count_answers(key, answers)
+        self.answers.count()
         for device in self._ledger.devices:
             for account, seconds in device.uncharged():
                 spent = (account.ensemble, account.policy, account.member, device.name)

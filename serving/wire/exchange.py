@@ -146,10 +146,8 @@ class Exchange:
         assert self._request is not None  # noqa: S101  an entry comes of `submit`
         serving, answer = self._serving, self._serving.aggregator.collect(self._request, entry)
         counted, total = answer.counted, answer.total_seconds
-        serving.statistics.answered(self._model_name, answer.queue_seconds, counted.compute_seconds, total)
-        serving.telemetry.answered(
-            answer.live.name, counted.policy, self._operation.protocol, answer.rows, answer.queue_seconds, total
-        )
+        key = self._model_name, answer.live.name, counted.policy, self._operation.protocol
+        serving.telemetry.answers.add(key, answer.rows, answer.queue_seconds, counted.compute_seconds, total)
         self._counted = True
         if self._journey is not None:
             _arrive(self._journey, answer)

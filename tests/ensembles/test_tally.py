@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from ensembles.stopping import Score, decided
 from ensembles.tally import BadVote, Tally
-from ensembles.votes import SUM_TOLERANCE, Ballot, Rule, vote
+from ensembles.votes import SUM_TOLERANCE, Ballot, Ints, Rule, TieBreak, vote
 
 ROWS, CLASSES = 2, 3
 BALLOT = Ballot(Rule.PROBABILITY_AVERAGE, np.array([1.0, 2.0, 1.0]), np.arange(3))
@@ -106,3 +109,71 @@ def test_what_is_no_vote_is_refused_in_one_line_and_leaves_the_column_empty(
     assert len(str(fault.value).splitlines()) == 1
     assert tally.votes == 1
     assert tally.answer()[0].votes.tolist() == [[0, -1, -1], [1, -1, -1]]
+
+
+# ---------------------------------------------------------------------------------------------------- rows leave on the way
+
+SCORES = [(None, 0.0), (Score.MARGIN, 0.3), (Score.AGREEMENT, 0.9)]
+
+
+class Followed:
+    """Tallies whose rows are known by their numbers, beside a plain account of who had voted on each row when it left."""
+
+    def __init__(self, table: Any, ballot: Ballot, members: Any) -> None:
+        self.table, self.ballot, self.members = table, ballot, members
+        self.tally = Tally(ballot, len(table), table.shape[2], members)
+        self.ids = np.arange(len(table))
+        self.voted = np.zeros(table.shape[:2], np.bool_)
+
+    def vote(self, member: int) -> None:
+        open_ids = self.ids[self.tally.open]
+        self.tally.enter(member, self.table[open_ids, member])
+        self.voted[open_ids, member] = True
+
+    def split_and_join(self, where: Ints) -> None:
+        """Rows in another order and other company, none lost."""
+        self.tally = Tally.join(
+            [self.tally.take(where), self.tally.take(np.setdiff1d(np.arange(len(self.ids)), where))]
+        )
+        self.ids = np.concatenate([self.ids[where], np.setdiff1d(self.ids, self.ids[where], assume_unique=True)])
+
+    def check(self) -> None:
+        """Every row has the answer of those who had voted when it left, and is exact where that is the full ensemble's."""
+        result, exact = self.tally.answer()
+        present = self.voted[self.ids]
+        expected = vote(self.table[self.ids], self.ballot, present)
+        for found, wanted in zip(result.columns, expected.columns, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+        surely = [
+            decided(self.table[[row]], voted, self.ballot)[0] for row, voted in zip(self.ids, present, strict=True)
+        ]
+        assert exact.tolist() == surely
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(Rule), st.sampled_from(TieBreak), st.sampled_from(SCORES), st.integers(0, 2**32 - 1))
+def test_rows_that_left_keep_the_answer_that_they_left_with_whoever_joins_them(
+    rule: Rule, tie_break: TieBreak, exits: tuple[Score | None, float], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    members, rows, classes = int(rng.integers(2, 6)), int(rng.integers(1, 9)), int(rng.integers(2, 5))
+    table = rng.dirichlet(np.full(classes, 0.2), (rows, members)).astype(np.float32)
+    ballot = Ballot(rule, rng.integers(1, 4, members).astype(float), rng.permutation(members), tie_break)
+    order = rng.permutation(members)[: rng.integers(1, members + 1)]
+    some = None if len(order) == members else np.isin(np.arange(members), order)
+    followed = Followed(table, ballot, some)
+    for member in order.tolist():
+        if not followed.tally.open_rows:
+            break
+        followed.vote(member)
+        followed.tally.leave(*exits)
+        followed.split_and_join(rng.permutation(rows)[: rng.integers(1, rows + 1)])
+    followed.check()
+
+
+def test_a_tie_that_a_member_of_next_to_no_weight_could_break_is_not_decided_before_it_has_voted() -> None:
+    light = Ballot(Rule.MAJORITY, np.array([1.0, 1.0, 1e-20]), np.array([2, 0, 1]), TieBreak.PRIORITY)
+    table = np.eye(2, dtype=np.float32)[[[0, 1, 1]]]
+
+    assert vote(table, light).label_index.tolist() == [1]
+    assert not decided(table, np.array([True, True, False]), light).any()

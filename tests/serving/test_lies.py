@@ -38,4 +38,5 @@ async def test_too_few_rows_do_not_become_the_votes_of_others_when_as_many_have_
     assert batch.leave() == 1
     batch.stage += 1
     assert batch.enter_stage() == {2: "found scores of shape [2, 2], expected [3, 2]"}
-    assert batch.tally.present.tolist() == [[True, True, False]] * 3
+    votes = batch.tally.answer()[0].votes
+    assert (votes >= 0).tolist() == [[True, True, False]] * 3

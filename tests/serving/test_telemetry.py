@@ -140,7 +140,7 @@ async def test_a_server_shows_the_series_of_the_contract_with_their_labels_and_n
     live.serving().submit(entry)
     await entry.future
     server.books.telemetry.wasted("digits", run("mlp"), "late")
-    server.books.telemetry.answered("digits", "full", "grpc", 8, 0.001, 0.004)
+    server.books.telemetry.answers.add(("digits", "digits", "full", "grpc"), 8, 0.001, 0.002, 0.004)
     server.books.telemetry.early_exits("digits", "early_exit", 0, 3)
     server.books.telemetry.feedback("digits", "full", 8, 7, 1e-6)
     server.books.telemetry.member_feedback("digits", "mlp", 8, 6)
@@ -201,7 +201,7 @@ def test_two_servers_in_one_process_do_not_share_their_series() -> None:
 
 def test_requests_are_counted_by_protocol_and_code_and_rows_only_where_they_were_answered(telemetry: Telemetry) -> None:
     for protocol, rows in [("grpc", 3), ("grpc", 4), ("http", 1)]:
-        telemetry.answered("e", "full", protocol, rows, 0.002, 0.01)
+        telemetry.answers.add(("e", "e", "full", protocol), rows, 0.002, 0.005, 0.01)
     telemetry.failed("e", "full", "grpc", "UNAVAILABLE", 0.01)
 
     requests = "ensemble_requests_total"
@@ -227,7 +227,7 @@ def test_requests_are_counted_by_protocol_and_code_and_rows_only_where_they_were
     ],
 )
 def test_a_request_falls_into_its_bucket_and_all_above(telemetry: Telemetry, seconds: float, bucket: str) -> None:
-    telemetry.answered("e", "full", "grpc", 1, 0.0, seconds)
+    telemetry.answers.add(("e", "e", "full", "grpc"), 1, 0.0, 0.0, seconds)
     buckets = {
         dict(pairs)["le"]: number
         for (name, pairs), number in series(telemetry.exposition()).items()

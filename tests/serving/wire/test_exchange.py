@@ -45,7 +45,7 @@ class Broken(Observer):
 def serving(observer: Observer) -> Serving:
     telemetry = Telemetry(Ledger(1.0))
     catalog = Catalog(models={"digits": MODEL})
-    return Serving(catalog, Ready(telemetry), telemetry, Statistics(), observer=observer)
+    return Serving(catalog, Ready(telemetry), telemetry, Statistics(telemetry.answers), observer=observer)
 
 
 def encode(request_id: str, answer) -> bytes:
