@@ -65,6 +65,17 @@ def stalling() -> Any:
     return Server(from_environment(), load_member).application
 
 
+NOTHING = "nothing"
+
+
+def _do_nothing() -> None:
+    """To be looked at."""
+
+
+def _all(_: object) -> float:
+    return 1.0
+
+
 class Watch:
     """Adds up the CPU time in functions, by what they are for; one that another one calls counts once."""
 
@@ -74,10 +85,10 @@ class Watch:
         self._inside = ""
         self._apart = 0.0
 
-    def on(self, purpose: str, owner: Any, *names: str, wasted: Callable[[Any], float] = lambda _: 1.0) -> None:
+    def on(self, purpose: str, owner: Any, *names: str, wasted: Callable[[Any], float] | None = None) -> None:
         """`wasted`: by what such a call gave, the share of what was done `apart` in it that came to nothing."""
         for name in names:
-            setattr(owner, name, self._watched(purpose, getattr(owner, name), wasted))
+            setattr(owner, name, self._watched(purpose, getattr(owner, name), wasted or _all))
 
     def apart(self, owner: Any, *names: str) -> None:
         """What these do within a watched call has its own use, but for what is wasted."""
@@ -89,20 +100,31 @@ class Watch:
         def watched(*given: Any, **named: Any) -> Any:
             if self._inside:
                 return act(*given, **named)
-            self._inside, self._apart = purpose, 0.0
-            time.thread_time()  # what the clock itself takes to come back into the caches is not the function's
-            start = time.thread_time()
-            try:
-                gave = act(*given, **named)
-            finally:
-                self.seconds[purpose] += time.thread_time() - start - self._apart
-                self.calls[purpose] += 1
-                self._inside = ""
-            if self._apart:
-                self.seconds[purpose] += wasted(gave) * self._apart
-            return gave
+            self._look(NOTHING, _do_nothing, _all, (), {})
+            return self._look(purpose, act, wasted, given, named)
 
         return watched
+
+    def _look(
+        self,
+        purpose: str,
+        act: Callable[..., Any],
+        wasted: Callable[[Any], float],
+        given: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Any:
+        """After a look at nothing: what the watch takes to come back into the caches is not the function's."""
+        self._inside, self._apart = purpose, 0.0
+        start = time.thread_time()
+        try:
+            gave = act(*given, **named)
+        finally:
+            self.seconds[purpose] += time.thread_time() - start - self._apart
+            self.calls[purpose] += 1
+            self._inside = ""
+        if self._apart:
+            self.seconds[purpose] += wasted(gave) * self._apart
+        return gave
 
     def _set_apart(self, act: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(act)
@@ -118,6 +140,11 @@ class Watch:
 
         return apart
 
+    def shown(self) -> dict[str, Any]:
+        """By purpose, and what watching a call takes."""
+        seconds = {purpose: spent for purpose, spent in self.seconds.items() if purpose != NOTHING}
+        return {"seconds": seconds, "calls": self.calls, "cost": self.cost()}
+
     def cost(self) -> tuple[float, float]:
         """Seconds of CPU time that watching a call takes: what the watch sees of it itself, and all."""
         idle = Watch()
@@ -126,11 +153,11 @@ class Watch:
             def nothing(self) -> None:
                 pass
 
-        idle.on("nothing", Nothing, "nothing")
+        idle.on("idleness", Nothing, "nothing")
         nothing, calls, start = Nothing(), 20_000, time.thread_time()
         for _ in range(calls):
             nothing.nothing()
-        return idle.seconds["nothing"] / calls, (time.thread_time() - start) / calls
+        return idle.seconds["idleness"] / calls, (time.thread_time() - start) / calls
 
 
 class Shown:
@@ -143,8 +170,7 @@ class Shown:
         if scope["type"] != "http" or scope["path"] != "/bookkeeping":
             await self.application(scope, receive, send)
             return
-        shown = {"seconds": self.watch.seconds, "calls": self.watch.calls, "cost": self.watch.cost()}
-        body = json.dumps(shown).encode()
+        body = json.dumps(self.watch.shown()).encode()
         headers = [(b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
