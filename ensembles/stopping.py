@@ -100,13 +100,14 @@ def decided(scores: NDArray[np.floating], voted: Mask, ballot: Ballot) -> Mask:
 
 def cast_share(ballot: Ballot, voted: Mask, members: Mask | None = None) -> float:
     """The share of those who have voted [M] in the weight of all `members` [M] who may; 1 only if every one of them has."""
-    parts: list[float] = (ballot.parts if members is None else ballot.parts * members).tolist()
-    heard: list[bool] = voted.tolist()
-    missing = [part for part, has in zip(parts, heard, strict=True) if part and not has]
-    if not missing:
-        return 1.0
-    cast = sum([part for part, has in zip(parts, heard, strict=True) if has])
-    return min(cast / (cast + sum(missing)), BELOW_ONE)
+    parts = ballot.parts if members is None else ballot.parts * members
+    cast = outstanding = 0.0
+    for part, has in zip(parts.tolist(), voted.tolist(), strict=True):
+        if has:
+            cast += part
+        else:
+            outstanding += part
+    return min(cast / (cast + outstanding), BELOW_ONE) if outstanding else 1.0
 
 
 def decidable(ballot: Ballot, cast: float) -> bool:
