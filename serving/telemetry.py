@@ -47,7 +47,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class Telemetry:
     """The series of one process, in a registry of their own. `answers`: where requests are noted once they are answered."""
 
-    def __init__(self, ledger: Ledger, answers: Answers | None = None) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self.registry = CollectorRegistry()
         self._ledger = ledger
         self._requests = self._counter("requests", "Requests", "ensemble", "policy", "protocol", "code")
@@ -135,7 +135,7 @@ class Telemetry:
         self.registry.register(_Idle(ledger))
         self.watch("ensemble_price_usd_per_hour", "What an hour of a device costs", lambda: _prices(ledger))
         self._notes = Notes()
-        self.answers = answers or Answers()
+        self.answers = Answers()
         self.answers.readers.append(self._count_answers)
         self._of_member: dict[tuple[str, str, str, str], tuple[Any, ...]] = {}
         self._of_batch: dict[str, tuple[Distribution, Distribution, dict[str, Count]]] = {}
