@@ -67,6 +67,7 @@ class Entry:
 class Batch:
     """Rows that run a policy's stages together. `stage`: the one that is on, or the next; `begun`: so many have been begun.
     `whole`: no member that should have voted has failed or is late. `journeys`: of those requests that are followed.
+    `counting_seconds`: what the votes of rows that have left just now took to count.
 
     A request's rows stay together until it is answered, also those that need no more votes. Each row has an identity by which
     votes that come in find it, whoever has left meanwhile.
@@ -81,6 +82,7 @@ class Batch:
         self.stage = 0
         self.begun = 0
         self.whole = True
+        self.counting_seconds = 0.0
         self.faults: dict[int, str] = {}
         self.journeys = [entry.journey for entry in entries if entry.journey is not None]
         self._ids = np.arange(len(rows))
@@ -284,7 +286,7 @@ class Batch:
             self.spent.take(rows),
         )
         taken.stage, taken.begun, taken.faults, taken._ids = self.stage, self.begun, self.faults, self._ids[rows]
-        taken.whole = self.whole
+        taken.whole, taken.counting_seconds = self.whole, self.counting_seconds
         taken._waited, taken._came, taken._absent = set(self._waited), dict(self._came), dict(self._absent)
         return taken
 

@@ -52,12 +52,15 @@ class Counting:
             if not batch.tally.open_rows:
                 break
         self._release(batch)
+        batch.counting_seconds = 0.0
         return faults
 
     def _leave(self, batch: Batch, whole: bool) -> None:
         """`whole`: all members of the stage that is on have voted."""
         policy, rows = batch.course.policy, batch.tally.open_rows
+        began = time.perf_counter()
         left = batch.leave()
+        batch.counting_seconds += time.perf_counter() - began
         self._books.telemetry.early_exits(self._ensemble, policy, batch.stage, left)
         if whole:
             self.reach[policy].observe(batch.stage, rows, left)
@@ -100,7 +103,7 @@ class Counting:
         return going
 
     def _counted(self, batch: Batch) -> Counted:
-        computed = time.perf_counter()
+        voted = time.perf_counter() - batch.counting_seconds
         result, exact = batch.tally.answer()
         started = sum([entry.started for entry in batch.entries]) / len(batch.entries)
         counted = Counted(
@@ -112,10 +115,10 @@ class Counting:
             spent=batch.spent,
             crew=self._crew,
             scores=batch.tally.scores,
-            compute_seconds=computed - started,
-            vote_seconds=time.perf_counter() - computed,
+            compute_seconds=voted - started,
+            vote_seconds=time.perf_counter() - voted,
             faults=batch.faults,
-            voted=computed,
+            voted=voted,
         )
         self.pace.ran(counted.compute_seconds)
         self._books.telemetry.batch(counted)

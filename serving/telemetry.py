@@ -58,12 +58,7 @@ class Telemetry:
         self._queue_seconds = self._histogram(
             "queue_seconds", "From arrival to the start of the batch", SECONDS, "ensemble"
         )
-        self._vote_seconds = self._histogram(
-            "vote_seconds",
-            "Counting the votes of a batch, less those that were counted when their rows left early",
-            SECONDS,
-            "ensemble",
-        )
+        self._vote_seconds = self._histogram("vote_seconds", "Counting the votes of a batch", SECONDS, "ensemble")
         self._batch_rows = self._histogram("batch_rows", "Rows of a batch", ROWS, "ensemble")
         self._member_seconds = self._histogram("member_seconds", "One run of a member", SECONDS, "ensemble", "member")
         self._member_rows = self._counter(

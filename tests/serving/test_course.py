@@ -10,6 +10,7 @@ import pytest
 
 from ensembles.members.scripted import ScriptedMember, Step
 from ensembles.spec import EnsembleSpec, from_mapping
+from ensembles.tally import Tally
 from serving.aggregator import Answer
 from serving.batch import Entry
 from serving.batcher import Batcher
@@ -98,6 +99,24 @@ async def test_when_all_are_decided_the_last_stage_does_not_run() -> None:
     assert under.ran == [[2], [2], []]
     assert [run.outcome for run in answer.members] == [Outcome.OK, Outcome.OK, Outcome.SKIPPED]
     assert answer.exact.all()
+
+
+async def test_counting_the_rows_that_leave_is_told_as_counting_and_not_as_the_members_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leave = Tally.leave
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(0.02)
+        return leave(*given)
+
+    monkeypatch.setattr(Tally, "leave", slowly)
+    under = Under(spec({"early_exit": EXACT}))
+    early, late = await under.ask("early_exit", [1, 1, 2]), await under.ask("early_exit", [1, 2, 2])
+
+    assert early.counted.vote_seconds >= 0.02
+    assert late.counted.compute_seconds >= 0.02, "a test that lets nobody leave is on the way to the answer"
+    assert late.counted.vote_seconds < early.counted.vote_seconds
 
 
 async def test_labels_are_those_of_the_full_ensemble_whatever_the_votes() -> None:
