@@ -1,4 +1,4 @@
-"""Every series that `GET /metrics` shows, by the names of the contract. One call a request, one or two a batch."""
+"""Every series that `GET /metrics` shows, by the names of the contract. Told once a request (`answers`) and a few times a batch."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
