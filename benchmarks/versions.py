@@ -42,14 +42,14 @@ async def at_once(way: str, servers: list[Server], ensemble: Ensemble, load: Loa
 
 async def compare(arguments: argparse.Namespace, servers: list[Server], ensemble: Ensemble) -> list[Row]:
     rows = []
-    load = Load(CONCURRENCY, 1, arguments.seconds, arguments.seconds / 4)
+    load = Load(CONCURRENCY, arguments.rows, arguments.seconds, arguments.seconds / 4)
     for way in arguments.ways:
         ratios = []
         for _ in range(arguments.rounds):
             this, other = await at_once(way, servers, ensemble, load)
             ratios.append(this.server_cpu_ms / other.server_cpu_ms)
             say(f"{way}: {this.server_cpu_ms:.3f} / {other.server_cpu_ms:.3f} ms of CPU a request")
-        rows.append(Row(f"CPU time of a request of one row: {way}, this version / the other", ratios))
+        rows.append(Row(f"CPU time of a request, {arguments.rows} rows: {way}, this version / the other", ratios))
     return rows
 
 
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("checkout", type=Path, help="a work tree of the other version")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--rows", type=int, default=1, help="of a request (default 1)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
     cores, described = sorted(os.sched_getaffinity(0)), machine.describe("benchmarks.versions")

@@ -6,6 +6,10 @@ import ctypes
 _yield_core = ctypes.CDLL(None).sched_yield  # unlike os.sched_yield it lets go of the interpreter meanwhile
 
 
+BREATHS = 3
+"""For a request to be refused: one for its headers, one for its body, and one for the refusal to leave."""
+
+
 async def breathe() -> None:
     """Let other threads have the core, and then the event loop what they have brought.
 
@@ -14,3 +18,9 @@ async def breathe() -> None:
     _yield_core()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
+
+
+async def give_way() -> None:
+    """Breathe as often as it takes others to get in and, where they are refused, out."""
+    for _ in range(BREATHS):
+        await breathe()

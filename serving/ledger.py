@@ -74,13 +74,15 @@ class Device:
 
     def enter(self, occupant: "Occupation") -> None:
         with self._lock:
-            occupant.started = now = self._clock()
+            now = self._clock()
+            occupant.began(now)
             self._settle(now)
             self._occupants.append(occupant)
 
     def leave(self, occupant: "Occupation") -> None:
         with self._lock:
-            occupant.ended = now = self._clock()
+            now = self._clock()
+            occupant.stopped(now)
             self._settle(now)
             self._occupants.remove(occupant)
 
@@ -95,12 +97,13 @@ class Device:
 
 
 class Occupation:
-    """One run on a device. `seconds`: how long it took; `device_seconds`: its share of the device's time.
+    """One run on a device, in one piece or several. `seconds`: how long it took; `device_seconds`: its share of the device's time.
 
-    `charged`: how much of that was counted already, because somebody looked at the books in the middle of the run.
+    `started`, `ended`: instants, of the first piece and the last. `charged`: how much of its share was counted already, because
+    somebody looked at the books in the middle of the run.
     """
 
-    __slots__ = ("_device", "account", "charged", "device_seconds", "ended", "started")
+    __slots__ = ("_device", "_since", "account", "charged", "device_seconds", "ended", "seconds", "started")
 
     def __init__(self, device: Device, account: "Account | None" = None) -> None:
         self._device = device
@@ -108,15 +111,22 @@ class Occupation:
         self.charged = 0.0
         self.started = 0.0
         self.ended = 0.0
+        self.seconds = 0.0
         self.device_seconds = 0.0
+        self._since = 0.0
 
     @property
     def device(self) -> str:
         return self._device.name
 
-    @property
-    def seconds(self) -> float:
-        return self.ended - self.started
+    def began(self, now: float) -> None:
+        self._since = now
+        if not self.ended:
+            self.started = now
+
+    def stopped(self, now: float) -> None:
+        self.ended = now
+        self.seconds += now - self._since
 
     def charge(self) -> float:
         """What was not charged so far."""

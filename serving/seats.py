@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from ensembles.members import SHORT_SECONDS, Member, MemberError, Rows, Scores
 from serving.books import Books
+from serving.breath import give_way
 from serving.ledger import Account, Occupation
 from serving.records import MemberRun, Outcome
 from serving.rotation import FAULTS, Rotation
@@ -22,6 +25,12 @@ LEAST_OVERDUE_SECONDS = 0.02
 
 HUNG, LEAST_HUNG_SECONDS = 5.0, 0.5
 """How many times as long as predicted, and how long, a run takes before it counts as a fault: less may be the machine's doing."""
+
+LEAST_PIECE = 8
+"""Rows: what a run costs by itself, and others' turns between two of them, would be too much of a smaller one."""
+
+LOSS = 1.5
+"""A run in pieces takes so many times as long at the most as the whole would."""
 
 UNKNOWN_SECONDS = 1.0
 """What is predicted of a member that has never run."""
@@ -81,14 +90,33 @@ class Seat:
         """Whether a run of it takes so long that this is a fault, also to those who wait for their turn behind it."""
         return any(run.hung_at <= now for run in self._begun)
 
-    async def work(self, run: Run, rows: Rows, purpose: str, at_most: float = SHORT_SECONDS) -> None:
-        """Run it at once: on the event loop where that will take less than `at_most` seconds, else wherever the member likes."""
+    def piece(self, rows: int, at_most: float) -> int:
+        """How many of so many rows at a time hold the event loop for less than `at_most` seconds: all, or a part; 0 if none do."""
+        piece = rows
+        while not self.member.brief(piece, at_most):
+            if piece < 2 * LEAST_PIECE or self.member.device != "cpu":
+                return 0
+            piece = -(-piece // 2)
+        if piece < rows and -(-rows // piece) * self.predict(piece) > LOSS * self.predict(rows):
+            return 0
+        return piece
+
+    async def work(
+        self, run: Run, rows: Rows, purpose: str, at_most: float = SHORT_SECONDS, piece: int | None = None
+    ) -> None:
+        """Run it at once: on the event loop where that will take less than `at_most` seconds, else wherever the member likes.
+
+        So many rows at a time, others having their turn in between; all, if None.
+        """
         account = self._accounts.get(purpose)
         if account is None:
             account = self._accounts[purpose] = Account(self._ensemble, purpose, self.member.name)
         run.record.hold = occupation = self._device.occupation(account)
         try:
-            run.scores = await self.member.run(rows, occupation, at_most)
+            if piece is None or piece >= len(rows):
+                run.scores = await self.member.run(rows, occupation, at_most)
+            else:
+                run.scores = await self._piecewise(rows, occupation, at_most, piece)
         except MemberError as error:
             self.failed(run, str(error))
         except asyncio.CancelledError:
@@ -98,6 +126,17 @@ class Seat:
             self.failed(run, f"{type(error).__name__}; this is a bug", error)
         finally:
             self._book(run, occupation, purpose)
+
+    async def _piecewise(self, rows: Rows, occupation: Occupation, at_most: float, piece: int) -> Scores:
+        scores: list[Scores] = []
+        for start in range(0, len(rows), piece):
+            if scores:
+                await give_way()
+            some = rows[start : start + piece]
+            scores.append(await self.member.run(some, occupation, at_most))
+            if scores[-1].shape != (len(some), *scores[0].shape[1:]):
+                raise MemberError(f"found scores of shape {list(scores[-1].shape)} for {len(some)} rows")
+        return np.concatenate(scores)
 
     async def work_in_turn(self, run: Run, rows: Rows, purpose: str) -> None:
         """Run it once a slot is free and no other run of it is overdue. Cancelled, it ends when its device is free."""

@@ -12,7 +12,7 @@ from ensembles.tally import no_votes
 from ensembles.votes import Ints
 from serving.batch import Batch
 from serving.books import Books
-from serving.breath import breathe
+from serving.breath import give_way
 from serving.counting import Counting
 from serving.errors import Internal
 from serving.records import MemberRun, Outcome
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 UNHURRIED_SECONDS = 0.005
 """How long a run may hold the event loop where a thread could run nothing beside it, and would buy only that the loop stays responsive."""
 
-BREATHS = 3
-"""After a run on the event loop that took longer, others get their turn before the next one: so many, since a request takes one for
-its headers and one for its body before it can be refused, and one for that to leave."""
+CROWDED_SECONDS = 0.002
+"""The same where many wait, on one core: most of what arrives will be refused, and is not to wait for a member's run before that. A
+thread would be no help, since the kernel lets it work for longer than that before it looks at who else wants the core."""
 
 TRIAL_SECONDS = 10.0
 """What a member that has left the rotation may take to vote on one row."""
@@ -101,18 +101,24 @@ class Stages:
         rows = batch.open_rows
         batch.begin(len(stages), present, absent)
         at_most = self._at_most(present, waiting)
-        if all(self.members[member].brief(len(rows), at_most) for member in present):
-            await self._briefly(batch, counting, present, rows, at_most)
+        pieces = [self._piece(member, len(rows), at_most) for member in present]
+        if all(pieces):
+            await self._briefly(batch, counting, present, rows, at_most, pieces)
         else:
             await self._side_by_side(batch, counting, present, rows, free)
 
     def _at_most(self, members: Sequence[int], waiting: int) -> float:
-        """How long a run may hold the event loop, in seconds.
+        """How long a run may hold the event loop, in seconds."""
+        crowded = waiting > self._crowd
+        if self._cores == 1:
+            return CROWDED_SECONDS if crowded else UNHURRIED_SECONDS
+        return SHORT_SECONDS if crowded or len(members) > 1 else UNHURRIED_SECONDS
 
-        In a crowd, most of what arrives will be refused, and is not to wait for a member's run before that.
-        """
-        side_by_side = self._cores > 1 and len(members) > 1
-        return SHORT_SECONDS if side_by_side or waiting > self._crowd else UNHURRIED_SECONDS
+    def _piece(self, member: int, rows: int, at_most: float) -> int:
+        """How many rows at a time it runs on the event loop; 0 if it runs elsewhere, which is of use only where there are cores."""
+        if self._cores == 1:
+            return self._seats[member].piece(rows, at_most)
+        return rows if self.members[member].brief(rows, at_most) else 0
 
     def _chosen(self, batch: Batch, counting: Counting, waiting: int) -> Sequence[Sequence[int]]:
         """The stages that run now: the next one, or all that remain where that is cheaper."""
@@ -130,19 +136,26 @@ class Stages:
         return [self._seats[member].predict(rows) for member in members]
 
     async def _briefly(
-        self, batch: Batch, counting: Counting, members: Sequence[int], rows: Rows, at_most: float
+        self,
+        batch: Batch,
+        counting: Counting,
+        members: Sequence[int],
+        rows: Rows,
+        at_most: float,
+        pieces: Sequence[int],
     ) -> None:
         ids = batch.open_ids
-        for member in members:
+        for member, piece in zip(members, pieces, strict=True):
             seat = self._seats[member]
             run = seat.run(rows)
             if batch.journeys:
                 batch.tell_of(run.record)
-            await seat.work(run, rows, batch.course.policy, at_most)
+            await seat.work(run, rows, batch.course.policy, at_most, piece)
             self._put(batch, member, ids, run)
             if run.record.seconds > SHORT_SECONDS and member != members[-1]:
-                for _ in range(BREATHS):
-                    await breathe()
+                await give_way()
+                if _abandoned(batch):
+                    return
         self._settle(batch, counting)
 
     async def _side_by_side(
@@ -241,8 +254,7 @@ class Stages:
 
     def _left(self, turn: Turn) -> None:
         """A caller has left, or was answered."""
-        if all(entry.gone for entry in turn.batch.entries):
-            turn.batch.entries = []
+        if _abandoned(turn.batch):
             turn.end()
 
     def _give_up(self, turn: Turn) -> None:
@@ -316,3 +328,10 @@ class Stages:
         self._closed = True
         for task in self._retries:
             task.cancel()
+
+
+def _abandoned(batch: Batch) -> bool:
+    """Whether all its callers have left, or were answered; then nobody waits for it any more."""
+    if all(entry.gone for entry in batch.entries):
+        batch.entries = []
+    return not batch.entries

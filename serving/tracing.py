@@ -205,7 +205,7 @@ def _of_run(run: MemberRun, journey: Journey) -> Attributes:
 
 def _over(run: MemberRun, journey: Journey) -> bool:
     """Whether it was when the request ended."""
-    return run.hold is not None and 0 < run.hold.ended <= journey.ended
+    return run.hold is not None and run.seconds > 0 and 0 < run.hold.ended <= journey.ended
 
 
 def _fault_of(run: MemberRun) -> str:

@@ -25,7 +25,7 @@ from serving.books import Books
 from serving.errors import BelowQuorum, DeadlinePassed
 from serving.ledger import Ledger
 from serving.records import Counted, Outcome
-from serving.stages import UNHURRIED_SECONDS
+from serving.stages import CROWDED_SECONDS, UNHURRIED_SECONDS
 from serving.statistics import Statistics
 from serving.telemetry import Telemetry
 
@@ -126,7 +126,7 @@ class Patient(ScriptedMember):
         (2, 1, 2, UNHURRIED_SECONDS),
         (1, 2, 2, UNHURRIED_SECONDS),
         (2, 2, 0, SHORT_SECONDS),
-        (2, 1, 3, SHORT_SECONDS),
+        (2, 1, 3, CROWDED_SECONDS),
         (1, 2, 3, SHORT_SECONDS),
     ],
     ids=["one core", "one member", "several side by side", "one core and a crowd", "one member and a crowd"],
@@ -140,6 +140,85 @@ async def test_a_run_holds_the_event_loop_longer_only_where_that_holds_nobody_up
 
     assert crew[0].at_most[0] == seconds
     assert crew[0].at_most[-1] == (SHORT_SECONDS if members == cores == 2 else UNHURRIED_SECONDS)
+
+
+class Sized(ScriptedMember):
+    """Says that a run takes `whole` seconds for 64 rows, of which `fixed` whatever its size."""
+
+    def __init__(self, name: str, whole: float, *steps: Step, fixed: float = 0.0, device: str = "cpu") -> None:
+        super().__init__(name, steps or [Step(echo)], device)
+        self._fixed, self._row = fixed, (whole - fixed) / 64
+
+    def predict(self, rows: int) -> float:
+        return self._fixed + rows * self._row
+
+    def brief(self, rows: int, at_most: float = SHORT_SECONDS) -> bool:
+        return self.predict(rows) < at_most
+
+
+def on_one_core(*members: Member) -> Batcher:
+    return Batcher(spec([m.name for m in members]), members, books(), cores=1)
+
+
+@pytest.mark.parametrize(
+    ("member", "pieces"),
+    [
+        (Sized("a", 0.004), [64]),
+        (Sized("a", 0.008), [32, 32]),
+        (Sized("a", 0.036), [8] * 8),
+        (Sized("a", 0.044), [64]),
+        (Sized("a", 0.008, fixed=0.001), [32, 32]),
+        (Sized("a", 0.008, fixed=0.004), [64]),
+        (Sized("a", 0.008, device="cuda:0"), [64]),
+    ],
+    ids=["brief", "longer", "far longer", "too long", "costs a little more", "would cost far more", "not on the core"],
+)
+async def test_on_one_core_a_longer_run_is_made_in_pieces_that_others_get_in_between(
+    member: Sized, pieces: list[int]
+) -> None:
+    values = [number % CLASSES for number in range(64)]
+
+    assert await ask(on_one_core(member), values) == values
+    assert member.ran == pieces
+
+
+async def test_in_a_crowd_pieces_are_smaller() -> None:
+    a = Sized("a", 0.008)
+    server = on_one_core(a)
+    values = [number % CLASSES for number in range(50)]
+
+    assert await asyncio.gather(*(ask(server, values) for _ in range(3))) == [values] * 3
+    assert a.ran == [13, 13, 13, 11] + [25] * 4, "100 rows wait behind the first request, and more than a batch holds"
+
+
+async def test_with_cores_to_spare_a_longer_run_is_made_whole_beside_the_event_loop() -> None:
+    a = Sized("a", 0.008)
+
+    assert len(await ask(batcher(a, member("b")), [0] * 64)) == 64
+    assert a.ran == [64]
+
+
+async def test_a_piece_that_goes_wrong_fails_its_member_alone(caplog: pytest.LogCaptureFixture) -> None:
+    short = Step(lambda rows: echo(rows)[:-1])
+    a, b = Sized("a", 0.008, Step(echo), short), Sized("b", 0.008)
+    counted = await count_once(on_one_core(a, b), *[3] * 64)
+
+    assert with_outcome(counted, Outcome.FAILED) == ["a"]
+    assert counted.result.label_index.tolist() == [3] * 64
+    assert "member e.a failed: found scores of shape [31, 10] for 32 rows" in caplog.text
+    assert "bug" not in caplog.text
+
+
+async def test_what_nobody_waits_for_any_more_goes_no_further() -> None:
+    callers: list[asyncio.Task[list[int]]] = []
+    a, b = Sized("a", 0.008, meanwhile(lambda: callers[0].cancel(), 0.002)), Sized("b", 0.008)
+    server = on_one_core(a, b)
+    callers.append(caller(server, *[1] * 64))
+
+    with pytest.raises(asyncio.CancelledError):
+        await callers[0]
+    assert await ask(server, [2]) == [2]
+    assert (a.ran, b.ran) == ([32, 32, 1], [1])
 
 
 # ----------------------------------------------------------------------------------------------------------------- batches

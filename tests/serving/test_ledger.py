@@ -31,7 +31,7 @@ def play(script: str) -> tuple[Device, dict[str, Occupation]]:
         if sign == ".":
             clock.now += 1
         elif sign.islower():
-            runs[sign] = device.occupation().__enter__()
+            runs.setdefault(sign, device.occupation()).__enter__()
         else:
             runs[sign.lower()].__exit__(None, None, None)
     return device, runs
@@ -51,6 +51,8 @@ def play(script: str) -> tuple[Device, dict[str, Occupation]]:
         ("a..b.B..A", 0, {"a": 4.5, "b": 0.5}, {"a": 5, "b": 1}),
         ("abcd....ABCD.", 1, {"a": 1, "b": 1, "c": 1, "d": 1}, {"a": 4, "b": 4, "c": 4, "d": 4}),
         ("aA.", 1, {"a": 0}, {"a": 0}),
+        ("a.A..a...A a.A", 2, {"a": 5}, {"a": 5}),
+        ("a.A b. a..A B a.A", 0, {"a": 3, "b": 2}, {"a": 4, "b": 3}),
     ],
 )
 def test_those_who_run_at_once_share_the_time_in_equal_parts(

@@ -58,10 +58,17 @@ def test_whatever_happened_lies_within_the_request(tracer, span, admitted, start
     }
 
 
-@pytest.mark.parametrize(("ended", "outcome", "fault"), [(100.5, "failed", "no memory"), (102.0, "late", None)])
-def test_what_became_of_a_run_after_the_answer_is_not_told(tracer, ended: float, outcome: str, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("ended", "seconds", "outcome", "fault"),
+    [(100.5, 0.4, "failed", "no memory"), (102.0, 1.9, "late", None), (100.5, 0.0, "late", None)],
+    ids=["before", "after", "between two of its pieces"],
+)
+def test_what_became_of_a_run_after_the_answer_is_not_told(
+    tracer, ended: float, seconds: float, outcome: str, fault: str
+) -> None:
     journey = Journey(Operation("grpc", "s/M"), 100.0, span=root(), ended=101.0)
-    journey.runs = [MemberRun("m", Outcome.FAILED, "cpu", fault="no memory", hold=Hold(100.1, ended))]
+    hold = Hold(100.1, ended)
+    journey.runs = [MemberRun("m", Outcome.FAILED, "cpu", seconds=seconds, fault="no memory", hold=hold)]
     (run,) = [span for span in tracer._spans(journey) if span.name == "member m"]
 
     assert (run.attributes["ensemble.outcome"], run.status.description) == (outcome, fault)
