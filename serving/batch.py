@@ -239,15 +239,17 @@ class Batch:
         self.tally.leave(self.course.score, self.course.threshold)
         return before - self.tally.open_rows
 
-    def late(self) -> None:
-        """Members of the policy whose votes are not there yet, on rows that need them, are late."""
+    def late(self, absent: Mapping[int, str]) -> None:
+        """Members of the policy whose votes are not there yet, on rows that need them, are late, or failed if they are `absent`."""
         open_rows = self.tally.open
         for member in (member for stage in self.course.stages for member in stage):
             self.spent.spread()
             missing = open_rows[self.spent.outcome[open_rows, member] == SKIPPED]
             if len(missing):
-                self.spent.end(missing, member, LATE)
+                self.spent.end(missing, member, FAILED if member in absent else LATE)
                 self.whole = False
+                if member in absent:
+                    self.faults[member] = absent[member]
 
     def quorate(self) -> Mask:
         """Which rows have a quorum, as far as members are missing that should have voted; [n], or [1] for all alike."""

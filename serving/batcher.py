@@ -271,7 +271,7 @@ class Batcher:
                 entry.refuse(DeadlinePassed("the deadline passed while the request waited in the queue"))
         for batch in list(self._batches):
             try:
-                self._counting.cut(batch, now)
+                self._counting.cut(batch, now, self._stages.absent)
             except Exception:
                 log.exception("a batch of %s broke; this is a bug", self._spec.name)
                 self._counting.refuse(batch, Internal("the batch broke; this is a bug"))

@@ -1,7 +1,7 @@
 """Who of a batch can be answered, and with what. Runs no member."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -125,15 +125,18 @@ class Counting:
         self._books.statistics.batch(counted)
         return counted
 
-    def cut(self, batch: Batch, now: float) -> None:
-        """Answer the requests whose time is up with the votes that are there, where those are a quorum; else when all time is."""
+    def cut(self, batch: Batch, now: float, absent: Mapping[int, str]) -> None:
+        """Answer the requests whose time is up with the votes that are there, where those are a quorum; else when all time is.
+
+        `absent`: why members are out of rotation, by their index.
+        """
         going = []
         for number, entry in enumerate(batch.entries):
             if entry.gone or entry.cutoff > now:
                 continue
             part = batch.take([number])
             part.enter_rest()
-            part.late()
+            part.late(absent)
             if part.quorate().all():
                 self._answer(part)
             elif entry.deadline <= now:

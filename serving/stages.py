@@ -89,6 +89,12 @@ class Stages:
         """By member, whether it is asked."""
         return [seat.rotation.present for seat in self._seats]
 
+    @property
+    def absent(self) -> dict[int, str]:
+        """Why members are not asked, by their index."""
+        fault = f"out of rotation after {FAULTS} faults"
+        return {member: fault for member, present in enumerate(self.present) if not present}
+
     async def run(self, batch: Batch, counting: Counting, waiting: int, free: Free) -> None:
         """Run what is next for `batch` and have its requests answered as far as they can be.
 
@@ -96,10 +102,10 @@ class Stages:
         """
         stages = self._chosen(batch, counting, waiting)
         asked = [member for stage in stages for member in stage]
-        present = [member for member in asked if self._seats[member].rotation.present]
-        absent = {member: f"out of rotation after {FAULTS} faults" for member in asked if member not in present}
+        absent = self.absent
+        present = [member for member in asked if member not in absent]
         rows = batch.open_rows
-        batch.begin(len(stages), present, absent)
+        batch.begin(len(stages), present, {member: absent[member] for member in asked if member in absent})
         at_most = self._at_most(present, waiting)
         pieces = [self._piece(member, len(rows), at_most) for member in present]
         if all(pieces):
@@ -244,7 +250,7 @@ class Stages:
                 self.on_rotation()
         now = time.perf_counter()
         if batch.waits and batch.cutoff <= now:
-            counting.cut(batch, now)
+            counting.cut(batch, now, self.absent)
 
     def wake(self, batch: Batch) -> None:
         """End the turn of a batch whose stages have run, or for which nobody waits."""

@@ -165,6 +165,24 @@ async def test_with_all_stages_at_once_the_votes_of_later_stages_count_for_what_
     assert fared(answer)["b"] == ("skipped" if exits == "decided" else "late")
 
 
+async def test_at_the_deadline_who_is_out_of_rotation_has_failed_though_its_stage_never_began() -> None:
+    def at_length(rows: Any) -> Any:
+        time.sleep(0.1)  # on the event loop, beyond the deadline
+        return np.eye(CLASSES, dtype=np.float32)[rows[:, 1]]
+
+    policies = {"staged": {"stages": [["a"], ["b"], ["c"]], "exit": "decided"}}
+    steps = {"a": [says(0)], "b": [Step(at_length)], "c": [says(2, fault="broken")]}
+    under = Under(spec(policies=policies, quorum=1), cores=1, **steps)
+    for _ in range(FAULTS):
+        with pytest.raises(BelowQuorum):
+            await under.ask(1, 1, 1, policy="member:c")
+    answer = await under.ask(1, 2, 1, policy="staged", seconds=0.1)
+
+    assert fared(answer) == {"a": "ok", "b": "ok", "c": "failed"}
+    assert answer.members[2].fault == f"out of rotation after {FAULTS} faults"
+    under.batcher.close()
+
+
 async def test_a_request_that_nobody_waits_for_stops_its_members() -> None:
     under = Under(a=[says(0, delay=NEVER)], b=[says(1, delay=NEVER)], c=[says(2, delay=NEVER)])
     asking = asyncio.ensure_future(under.ask(1, 1, 1, seconds=60))
