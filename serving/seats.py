@@ -32,10 +32,6 @@ LEAST_PIECE = 8
 LOSS = 1.5
 """A run in pieces takes so many times as long at the most as the whole would."""
 
-TRIED = 100
-"""Of so many runs that were not made in pieces because those would be too long, one is, away from the event loop: nothing else tells
-what pieces take by now."""
-
 UNKNOWN_SECONDS = 1.0
 """What is predicted of a member that has never run."""
 
@@ -75,7 +71,6 @@ class Seat:
         self._device = books.ledger.device(member.device)
         self._accounts: dict[str, Account] = {}
         self._begun: list[Run] = []
-        self._declined = 0
         self._freed = asyncio.Event()
 
     def predict(self, rows: int) -> float:
@@ -97,17 +92,14 @@ class Seat:
 
     def piece(self, rows: int, at_most: float) -> int:
         """How many of so many rows at a time hold the event loop for less than `at_most` seconds: all, or a part; 0 if none do."""
-        if self.member.brief(rows, at_most):
-            return rows
-        piece, whole = rows, self.predict(rows)
-        if self.member.device != "cpu" or whole * LEAST_PIECE / rows >= at_most:
-            return 0
-        while piece >= 2 * LEAST_PIECE:
+        piece = rows
+        while not self.member.brief(piece, at_most):
+            if piece < 2 * LEAST_PIECE or self.member.device != "cpu":
+                return 0
             piece = -(-piece // 2)
-            if self.member.brief(piece, at_most) and -(-rows // piece) * self.predict(piece) <= LOSS * whole:
-                return piece
-        self._declined += 1
-        return 0
+        if piece < rows and -(-rows // piece) * self.predict(piece) > LOSS * self.predict(rows):
+            return 0
+        return piece
 
     async def work(
         self, run: Run, rows: Rows, purpose: str, at_most: float = SHORT_SECONDS, piece: int | None = None
@@ -154,11 +146,8 @@ class Seat:
         alarm = asyncio.get_running_loop().call_later(patience, slot)
         run.overdue_at, run.hung_at = now + patience, now + max(HUNG * predicted, LEAST_HUNG_SECONDS)
         self._begun.append(run)
-        piece = None
-        if self._declined >= TRIED:
-            self._declined, piece = 0, LEAST_PIECE
         try:
-            await self.work(run, rows, purpose, piece=piece)
+            await self.work(run, rows, purpose)
         finally:
             alarm.cancel()
             slot()

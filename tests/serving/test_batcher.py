@@ -191,16 +191,6 @@ async def test_in_a_crowd_pieces_are_smaller() -> None:
     assert a.ran == [13, 13, 13, 11] + [25] * 4, "100 rows wait behind the first request, and more than a batch holds"
 
 
-async def test_pieces_that_would_take_too_long_are_tried_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.seats.TRIED", 3)
-    a = Sized("a", 0.008, fixed=0.004)
-    server = on_one_core(a)
-    for _ in range(6):
-        assert await ask(server, [1] * 64) == [1] * 64
-
-    assert a.ran == 2 * [64, 64, *[8] * 8]
-
-
 async def test_with_cores_to_spare_a_longer_run_is_made_whole_beside_the_event_loop() -> None:
     a = Sized("a", 0.008)
 
