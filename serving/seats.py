@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ensembles.members import SHORT_SECONDS, Member, MemberError, Rows, Scores
+from ensembles.members import Member, MemberError, Rows, Scores
 from serving.books import Books
 from serving.breath import give_way
 from serving.ledger import Account, Occupation
@@ -45,6 +46,14 @@ class Run:
     hung_at: float = float("inf")
     given_up: str = ""
     scores: Scores | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """That a run is made on the event loop, so many rows at a time, others having their turn in between, as long as it is wanted."""
+
+    piece: int
+    wanted: Callable[[], bool]
 
 
 class _Once:
@@ -91,32 +100,28 @@ class Seat:
         return any(run.hung_at <= now for run in self._begun)
 
     def piece(self, rows: int, at_most: float) -> int:
-        """How many of so many rows at a time hold the event loop for less than `at_most` seconds: all, or a part; 0 if none do."""
-        piece = rows
-        while not self.member.brief(piece, at_most):
-            if piece < 2 * LEAST_PIECE or self.member.device != "cpu":
-                return 0
-            piece = -(-piece // 2)
-        if piece < rows and -(-rows // piece) * self.predict(piece) > LOSS * self.predict(rows):
-            return 0
-        return piece
+        """How many of so many rows at a time hold the event loop for less than `at_most` seconds: all, or a power of two, which is
+        what times are known of; 0 if none do."""
+        if self.member.brief(rows, at_most):
+            return rows
+        piece, whole = 1 << (rows - 1).bit_length(), self.predict(rows)
+        while piece > LEAST_PIECE:
+            piece //= 2
+            if self.member.brief(piece, at_most) and rows * self.predict(piece) <= LOSS * piece * whole:
+                return piece
+        return 0
 
-    async def work(
-        self, run: Run, rows: Rows, purpose: str, at_most: float = SHORT_SECONDS, piece: int | None = None
-    ) -> None:
-        """Run it at once: on the event loop where that will take less than `at_most` seconds, else wherever the member likes.
-
-        So many rows at a time, others having their turn in between; all, if None.
-        """
+    async def work(self, run: Run, rows: Rows, purpose: str, here: "Here | None" = None) -> None:
+        """Run it at once: on the event loop where that is brief, or as `here` says; else wherever the member likes."""
         account = self._accounts.get(purpose)
         if account is None:
             account = self._accounts[purpose] = Account(self._ensemble, purpose, self.member.name)
         run.record.hold = occupation = self._device.occupation(account)
         try:
-            if piece is None or piece >= len(rows):
-                run.scores = await self.member.run(rows, occupation, at_most)
+            if here is None:
+                run.scores = await self.member.run(rows, occupation)
             else:
-                run.scores = await self._piecewise(rows, occupation, at_most, piece)
+                run.scores = await self._here(run, rows, occupation, here)
         except MemberError as error:
             self.failed(run, str(error))
         except asyncio.CancelledError:
@@ -127,13 +132,19 @@ class Seat:
         finally:
             self._book(run, occupation, purpose)
 
-    async def _piecewise(self, rows: Rows, occupation: Occupation, at_most: float, piece: int) -> Scores:
+    async def _here(self, run: Run, rows: Rows, occupation: Occupation, here: "Here") -> Scores | None:
+        """On the event loop, piece by piece, whatever a piece turns out to take; None once nobody waits for it any more."""
+        if here.piece >= len(rows):
+            return await self.member.run(rows, occupation, math.inf)
         scores: list[Scores] = []
-        for start in range(0, len(rows), piece):
+        for start in range(0, len(rows), here.piece):
             if scores:
                 await give_way()
-            some = rows[start : start + piece]
-            scores.append(await self.member.run(some, occupation, at_most))
+                if not here.wanted():
+                    run.given_up = "cancelled"
+                    return None
+            some = rows[start : start + here.piece]
+            scores.append(await self.member.run(some, occupation, math.inf))
             if scores[-1].shape != (len(some), *scores[0].shape[1:]):
                 raise MemberError(f"found scores of shape {list(scores[-1].shape)} for {len(some)} rows")
         return np.concatenate(scores)

@@ -17,7 +17,7 @@ from serving.counting import Counting
 from serving.errors import Internal
 from serving.records import MemberRun, Outcome
 from serving.rotation import FAULTS
-from serving.seats import LEAST_OVERDUE_SECONDS, OVERDUE, Run, Seat
+from serving.seats import LEAST_OVERDUE_SECONDS, OVERDUE, Here, Run, Seat
 from serving.staging import Remaining, at_once, makespan
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,9 @@ UNHURRIED_SECONDS = 0.005
 """How long a run may hold the event loop where a thread could run nothing beside it, and would buy only that the loop stays responsive."""
 
 CROWDED_SECONDS = 0.002
-"""The same where many wait, on one core: most of what arrives will be refused, and is not to wait for a member's run before that. A
-thread would be no help, since the kernel lets it work for longer than that before it looks at who else wants the core."""
+"""The same on one core, for a run of which this may be a piece, where many wait: most of what arrives will be refused, and is not to
+wait for a member's run before that. A thread would be no help, since the kernel lets it work for longer before it looks at who else
+wants the core."""
 
 TRIAL_SECONDS = 10.0
 """What a member that has left the rotation may take to vote on one row."""
@@ -109,21 +110,19 @@ class Stages:
         at_most = self._at_most(present, waiting)
         pieces = [self._piece(member, len(rows), at_most) for member in present]
         if all(pieces):
-            await self._briefly(batch, counting, present, rows, at_most, pieces)
+            await self._briefly(batch, counting, present, rows, pieces)
         else:
             await self._side_by_side(batch, counting, present, rows, free)
 
     def _at_most(self, members: Sequence[int], waiting: int) -> float:
         """How long a run may hold the event loop, in seconds."""
-        crowded = waiting > self._crowd
-        if self._cores == 1:
-            return CROWDED_SECONDS if crowded else UNHURRIED_SECONDS
-        return SHORT_SECONDS if crowded or len(members) > 1 else UNHURRIED_SECONDS
+        side_by_side = self._cores > 1 and len(members) > 1
+        return SHORT_SECONDS if side_by_side or waiting > self._crowd else UNHURRIED_SECONDS
 
     def _piece(self, member: int, rows: int, at_most: float) -> int:
-        """How many rows at a time it runs on the event loop; 0 if it runs elsewhere, which is of use only where there are cores."""
-        if self._cores == 1:
-            return self._seats[member].piece(rows, at_most)
+        """How many rows at a time it runs on the event loop; 0 if elsewhere, which is of use only where that leaves this core free."""
+        if self._cores == 1 and self.members[member].device == "cpu":
+            return self._seats[member].piece(rows, max(at_most, CROWDED_SECONDS))
         return rows if self.members[member].brief(rows, at_most) else 0
 
     def _chosen(self, batch: Batch, counting: Counting, waiting: int) -> Sequence[Sequence[int]]:
@@ -147,7 +146,6 @@ class Stages:
         counting: Counting,
         members: Sequence[int],
         rows: Rows,
-        at_most: float,
         pieces: Sequence[int],
     ) -> None:
         ids = batch.open_ids
@@ -156,12 +154,14 @@ class Stages:
             run = seat.run(rows)
             if batch.journeys:
                 batch.tell_of(run.record)
-            await seat.work(run, rows, batch.course.policy, at_most, piece)
+            await seat.work(run, rows, batch.course.policy, Here(piece, lambda: not _abandoned(batch)))
+            if run.given_up:
+                break
             self._put(batch, member, ids, run)
             if run.record.seconds > SHORT_SECONDS and member != members[-1]:
                 await give_way()
                 if _abandoned(batch):
-                    return
+                    break
         self._settle(batch, counting)
 
     async def _side_by_side(
@@ -337,7 +337,7 @@ class Stages:
 
 
 def _abandoned(batch: Batch) -> bool:
-    """Whether all its callers have left, or were answered; then nobody waits for it any more."""
+    """Whether all its callers have left, or were answered; from then on it waits for nobody."""
     if all(entry.gone for entry in batch.entries):
         batch.entries = []
     return not batch.entries

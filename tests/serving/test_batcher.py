@@ -188,7 +188,7 @@ async def test_in_a_crowd_pieces_are_smaller() -> None:
     values = [number % CLASSES for number in range(50)]
 
     assert await asyncio.gather(*(ask(server, values) for _ in range(3))) == [values] * 3
-    assert a.ran == [13, 13, 13, 11] + [25] * 4, "100 rows wait behind the first request, and more than a batch holds"
+    assert a.ran == [8] * 6 + [2] + [32, 18] * 2, "100 rows wait behind the first request, and more than a batch holds"
 
 
 async def test_with_cores_to_spare_a_longer_run_is_made_whole_beside_the_event_loop() -> None:
@@ -209,16 +209,48 @@ async def test_a_piece_that_goes_wrong_fails_its_member_alone(caplog: pytest.Log
     assert "bug" not in caplog.text
 
 
+async def test_a_run_that_began_on_the_event_loop_stays_there_however_slow_it_turns_out_to_be() -> None:
+    class Slowing(Sized):
+        allowed: list[float] = []
+
+        async def run(self, rows: Any, occupation: Any, at_most: float = SHORT_SECONDS) -> Any:
+            self.allowed.append(at_most)
+            self._row *= 10
+            return await super().run(rows, occupation, at_most)
+
+    a = Slowing("a", 0.008)
+    assert await ask(on_one_core(a), [1] * 64) == [1] * 64
+    assert a.allowed == [float("inf")] * 2, "elsewhere, nobody would watch over it"
+
+
 async def test_what_nobody_waits_for_any_more_goes_no_further() -> None:
     callers: list[asyncio.Task[list[int]]] = []
-    a, b = Sized("a", 0.008, meanwhile(lambda: callers[0].cancel(), 0.002)), Sized("b", 0.008)
+    a, b = Sized("a", 0.036, Step(echo), meanwhile(lambda: callers[0].cancel())), Sized("b", 0.036)
     server = on_one_core(a, b)
     callers.append(caller(server, *[1] * 64))
 
     with pytest.raises(asyncio.CancelledError):
         await callers[0]
     assert await ask(server, [2]) == [2]
-    assert (a.ran, b.ran) == ([32, 32, 1], [1])
+    assert (a.ran, b.ran) == ([8, 8, 1], [1])
+    wasted = [line for line in server._books.telemetry.exposition().decode().splitlines() if "wasted" in line]
+    assert any('reason="cancelled"' in line for line in wasted)
+
+
+async def test_a_member_that_voted_is_heard_though_nobody_waits_for_the_others() -> None:
+    callers: list[asyncio.Task[list[int]]] = []
+    broken, voted = Step(echo, fault="no"), meanwhile(lambda: callers[0].cancel(), 0.002)
+    a = ScriptedMember("a", [broken, broken, voted, broken, Step(echo)])
+    a.brief = lambda rows, at_most=SHORT_SECONDS: True  # type: ignore[method-assign]
+    server = on_one_core(a, member("b"))
+    for _ in range(2):
+        await ask(server, [1])
+    callers.append(caller(server, 1))
+    with pytest.raises(asyncio.CancelledError):
+        await callers[0]
+    await ask(server, [1])
+
+    assert server.present == [True, True], "its three faults were not in a row"
 
 
 # ----------------------------------------------------------------------------------------------------------------- batches
