@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ensembles.members import Member, MemberError, Rows, Scores
+from ensembles.members import SHORT_SECONDS, Member, MemberError, Rows, Scores
 from serving.books import Books
 from serving.breath import give_way
 from serving.ledger import Account, Occupation
@@ -49,10 +48,10 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Here:
-    """That a run is made on the event loop, so many rows at a time, others having their turn in between, as long as it is wanted."""
+class Pieces:
+    """That a run is made so many rows at a time, others having their turn in between, as long as it is wanted."""
 
-    piece: int
+    rows: int
     wanted: Callable[[], bool]
 
 
@@ -111,17 +110,19 @@ class Seat:
                 return piece
         return 0
 
-    async def work(self, run: Run, rows: Rows, purpose: str, here: "Here | None" = None) -> None:
-        """Run it at once: on the event loop where that is brief, or as `here` says; else wherever the member likes."""
+    async def work(
+        self, run: Run, rows: Rows, purpose: str, at_most: float = SHORT_SECONDS, pieces: Pieces | None = None
+    ) -> None:
+        """Run it at once: on the event loop where that will take less than `at_most` seconds, else wherever the member likes."""
         account = self._accounts.get(purpose)
         if account is None:
             account = self._accounts[purpose] = Account(self._ensemble, purpose, self.member.name)
         run.record.hold = occupation = self._device.occupation(account)
         try:
-            if here is None:
-                run.scores = await self.member.run(rows, occupation)
+            if pieces is None:
+                run.scores = await self.member.run(rows, occupation, at_most)
             else:
-                run.scores = await self._here(run, rows, occupation, here)
+                run.scores = await self._piecewise(run, rows, occupation, at_most, pieces)
         except MemberError as error:
             self.failed(run, str(error))
         except asyncio.CancelledError:
@@ -132,19 +133,19 @@ class Seat:
         finally:
             self._book(run, occupation, purpose)
 
-    async def _here(self, run: Run, rows: Rows, occupation: Occupation, here: "Here") -> Scores | None:
-        """On the event loop, piece by piece, whatever a piece turns out to take; None once nobody waits for it any more."""
-        if here.piece >= len(rows):
-            return await self.member.run(rows, occupation, math.inf)
+    async def _piecewise(
+        self, run: Run, rows: Rows, occupation: Occupation, at_most: float, pieces: Pieces
+    ) -> Scores | None:
+        """None once nobody wants it any more."""
         scores: list[Scores] = []
-        for start in range(0, len(rows), here.piece):
+        for start in range(0, len(rows), pieces.rows):
             if scores:
                 await give_way()
-                if not here.wanted():
+                if not pieces.wanted():
                     run.given_up = "cancelled"
                     return None
-            some = rows[start : start + here.piece]
-            scores.append(await self.member.run(some, occupation, math.inf))
+            some = rows[start : start + pieces.rows]
+            scores.append(await self.member.run(some, occupation, at_most))
             if scores[-1].shape != (len(some), *scores[0].shape[1:]):
                 raise MemberError(f"found scores of shape {list(scores[-1].shape)} for {len(some)} rows")
         return np.concatenate(scores)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from serving.counting import Counting
 from serving.errors import Internal
 from serving.records import MemberRun, Outcome
 from serving.rotation import FAULTS
-from serving.seats import LEAST_OVERDUE_SECONDS, OVERDUE, Here, Run, Seat
+from serving.seats import LEAST_OVERDUE_SECONDS, OVERDUE, Pieces, Run, Seat
 from serving.staging import Remaining, at_once, makespan
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,11 @@ CROWDED_SECONDS = 0.002
 """The same on one core, for a run of which this may be a piece, where many wait: most of what arrives will be refused, and is not to
 wait for a member's run before that. A thread would be no help, since the kernel lets it work for longer before it looks at who else
 wants the core."""
+
+HERE = math.inf
+"""On the event loop however long it turns out to take, once that was decided: elsewhere, nobody would watch over it."""
+
+OUT = f"out of rotation after {FAULTS} faults"
 
 TRIAL_SECONDS = 10.0
 """What a member that has left the rotation may take to vote on one row."""
@@ -93,8 +99,7 @@ class Stages:
     @property
     def absent(self) -> dict[int, str]:
         """Why members are not asked, by their index."""
-        fault = f"out of rotation after {FAULTS} faults"
-        return {member: fault for member, present in enumerate(self.present) if not present}
+        return {member: OUT for member, seat in enumerate(self._seats) if not seat.rotation.present}
 
     async def run(self, batch: Batch, counting: Counting, waiting: int, free: Free) -> None:
         """Run what is next for `batch` and have its requests answered as far as they can be.
@@ -108,9 +113,9 @@ class Stages:
         rows = batch.open_rows
         batch.begin(len(stages), present, {member: absent[member] for member in asked if member in absent})
         at_most = self._at_most(present, waiting)
-        pieces = [self._piece(member, len(rows), at_most) for member in present]
-        if all(pieces):
-            await self._briefly(batch, counting, present, rows, pieces)
+        rows_at_a_time = [self._piece(member, len(rows), at_most) for member in present]
+        if all(rows_at_a_time):
+            await self._briefly(batch, counting, present, rows, rows_at_a_time)
         else:
             await self._side_by_side(batch, counting, present, rows, free)
 
@@ -146,15 +151,16 @@ class Stages:
         counting: Counting,
         members: Sequence[int],
         rows: Rows,
-        pieces: Sequence[int],
+        rows_at_a_time: Sequence[int],
     ) -> None:
         ids = batch.open_ids
-        for member, piece in zip(members, pieces, strict=True):
+        for member, piece in zip(members, rows_at_a_time, strict=True):
             seat = self._seats[member]
             run = seat.run(rows)
             if batch.journeys:
                 batch.tell_of(run.record)
-            await seat.work(run, rows, batch.course.policy, Here(piece, lambda: not _abandoned(batch)))
+            pieces = Pieces(piece, lambda: not _abandoned(batch)) if piece < len(rows) else None
+            await seat.work(run, rows, batch.course.policy, HERE, pieces)
             if run.given_up:
                 break
             self._put(batch, member, ids, run)
