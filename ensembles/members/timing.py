@@ -13,7 +13,13 @@ class TimeByRows:
     def observe(self, rows: int, seconds: float) -> None:
         step = (rows - 1).bit_length()
         known = self._seconds.get(step)
-        self._seconds[step] = seconds if known is None else known + RECENT * (seconds - known)
+        figure = self._seconds[step] = seconds if known is None else known + RECENT * (seconds - known)
+        if rows != 1 << step:
+            return
+        # Twice the rows take twice as long at the most. A size that seemed too long in a bad moment is avoided, so that no run of its own
+        # would ever show that it is not.
+        while (larger := self._seconds.get(step := step + 1)) is not None and larger > 2 * figure:
+            figure = self._seconds[step] = 2 * figure
 
     def predict(self, rows: int) -> float | None:
         """The figure of the nearest step that was seen, scaled by rows where it was a smaller one; None before any run."""

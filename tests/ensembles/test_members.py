@@ -217,6 +217,22 @@ async def test_a_member_learns_its_time_by_rows(executor: Executor) -> None:
     assert member.timing.predict(4) > 0
 
 
+def test_what_a_bad_moment_said_of_a_size_is_corrected_by_runs_of_smaller_ones() -> None:
+    timing = TimeByRows()
+    for rows, seconds in ((8, 0.001), (16, 0.002), (32, 0.004), (64, 0.008)):
+        timing.observe(rows, seconds)
+    for rows in (16, 32, 64):
+        timing.observe(rows, 1.0)
+    assert timing.predict(64) > timing.predict(32) > 0.1
+
+    for _ in range(50):
+        timing.observe(16, 0.002)
+
+    assert timing.predict(8) == 0.001, "smaller ones are not touched"
+    assert timing.predict(32) == pytest.approx(0.004, rel=0.01)
+    assert timing.predict(64) == pytest.approx(0.008, rel=0.01)
+
+
 async def test_a_cancelled_run_leaves_the_member_usable_and_the_device_free(executor: Executor) -> None:
     member, seat = OnnxMember(spec(), IDENTITY, executor), Seat()
     rows = np.array([[0.5, 0.25, 0.25]], np.float32)
