@@ -60,6 +60,7 @@ class Batcher:
             spec.name, members, len(spec.labels), books, cores or len(members), spec.limits.max_batch_size
         )
         self._stages.on_halt = self._halt
+        self._stages.on_run_end = self._start_if_any_waits
         crew = Crew(
             tuple(member.name for member in members),
             tuple(member.device for member in members),
@@ -138,8 +139,7 @@ class Batcher:
         self.queue.push(entry)
         if entry.cutoff < self._alarm_at:
             self._wake_by(entry.cutoff)
-        if not self._lent or (self._lent < self._executors and self._stages.spare):
-            self._start()
+        self._start_if_any_waits()
 
     def _start(self) -> None:
         self._lent += 1

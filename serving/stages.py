@@ -74,6 +74,8 @@ class Stages:
         self.trial: Rows | None = None
         """A row that every member should be able to vote on; one that it failed on, if None."""
         self.on_halt: Callable[[Batch], None] = lambda batch: None
+        self.on_run_end: Callable[[], None] = lambda: None
+        """Of a run that has left a core."""
         self._ensemble = ensemble
         self._classes = classes
         self._books = books
@@ -89,7 +91,7 @@ class Stages:
     @property
     def spare(self) -> bool:
         """Whether batches run side by side with this one's event loop, and leave it a core."""
-        return bool(self._turns) and not self._slots.locked()
+        return not self._slots.locked() and any(not turn.done.done() for turn in self._turns.values())
 
     @property
     def present(self) -> list[bool]:
@@ -222,16 +224,16 @@ class Stages:
     def _came_in(self, turn: Turn, counting: Counting, member: int, ids: Ints, task: "asyncio.Task[None]") -> None:
         """A member's run has ended."""
         run, _ = turn.runs.pop(member)
-        if task.cancelled() or turn.done.done():
-            return
-        try:
-            task.result()
-            self._put(turn.batch, member, ids, run)
-            self._settle(turn.batch, counting)
-        except Exception:
-            log.exception("a run of %s broke; this is a bug", self._ensemble)
-            counting.refuse(turn.batch, Internal("the batch broke; this is a bug"))
-        self.wake(turn.batch)
+        if not task.cancelled() and not turn.done.done():
+            try:
+                task.result()
+                self._put(turn.batch, member, ids, run)
+                self._settle(turn.batch, counting)
+            except Exception:
+                log.exception("a run of %s broke; this is a bug", self._ensemble)
+                counting.refuse(turn.batch, Internal("the batch broke; this is a bug"))
+            self.wake(turn.batch)
+        self.on_run_end()
 
     def _put(self, batch: Batch, member: int, ids: Ints, run: Run) -> None:
         batch.put(member, ids, run.record, run.scores)

@@ -340,6 +340,30 @@ async def test_with_two_executors_a_request_does_not_wait_for_a_slow_one() -> No
     slow.cancel()
 
 
+async def test_what_waits_begins_once_a_member_has_left_a_core_though_nobody_new_asks() -> None:
+    quick, slow = asyncio.Event(), asyncio.Event()
+
+    class Held(ScriptedMember):
+        async def run(self, rows: Any, occupation: Any, at_most: float = SHORT_SECONDS) -> Any:
+            scores = await super().run(rows, occupation, at_most)
+            await (quick if self.name == "a" else slow).wait()
+            return scores
+
+    a, b = (Held(name, [Step(echo, delay=1e-6)], predicted=60.0) for name in "ab")
+    server = batcher(a, b, quorum=2, max_batch_size=1, executors=2)  # a core for each member
+    callers = [caller(server, value) for value in (1, 2)]
+    await asyncio.sleep(0.01)
+    assert (a.ran, b.ran) == ([1], [1]), "both cores are taken"
+
+    quick.set()
+    async with asyncio.timeout(10):
+        while a.ran != [1, 1]:
+            await asyncio.sleep(0)
+
+    slow.set()
+    assert await asyncio.gather(*callers) == [[1], [2]]
+
+
 async def test_with_one_executor_the_queue_is_empty_again_and_the_next_request_is_answered() -> None:
     server = batcher(member("a"))
     for value in range(CLASSES):
