@@ -339,5 +339,5 @@ async def test_what_was_kept_is_a_copy() -> None:
     await entry.future
     rows[:] = 9
     async with scene:
-        await scene.until(lambda: not scene.audits.due)
+        await scene.until(lambda: scene.audited() == 2)
     assert scene.audited(same="true") == 1

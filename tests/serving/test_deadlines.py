@@ -235,15 +235,13 @@ async def test_an_ensemble_that_runs_in_full_waits_for_everybody() -> None:
 
 
 async def test_a_member_that_is_stuck_does_not_keep_others_from_being_answered() -> None:
-    under = Under(spec(policies=ONE_STAGE), cores=1, c=[says(2, delay=0.4), says(2, delay=0.001)])
+    under = Under(spec(policies=ONE_STAGE), cores=1, c=[says(2, delay=1.0), says(2, delay=0.001)])
     undecided = asyncio.ensure_future(under.ask(0, 1, 2, policy="early_exit"))
     await asyncio.sleep(0.1)
-    start = time.perf_counter()
     answer = await under.ask(1, 1, 2, policy="early_exit")
 
-    assert not undecided.done()
+    assert not undecided.done(), "the stuck run has not ended"
     assert answer.label_index.tolist() == [1]
-    assert time.perf_counter() - start < 0.25, "long before the stuck run ends"
     assert fared(await undecided)["c"] == "ok"
 
 
