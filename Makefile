@@ -33,7 +33,7 @@ test: check
 ifdef PYTEST
 	$(BIN)/python -m pytest $(PYTEST)
 else
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(addprefix --ignore , $(ALONE))
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(addprefix --ignore , $(ALONE))
 	$(BIN)/python -m pytest $(ALONE)
 endif
 

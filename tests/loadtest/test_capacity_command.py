@@ -6,9 +6,9 @@ def test_the_capacity_of_a_queue_with_one_server_is_found(loadtest, launch_scrip
         done = loadtest(
             "capacity",
             f"grpc://{place}",
-            slo="p50<200ms",
+            slo="p50<100ms",
             start=20,
-            probe="2s",
+            probe="1s",
             probes=8,
             warm_up="0s",
             out=tmp_path,
