@@ -41,6 +41,20 @@ class Reply:
         return json.loads(self.body)
 
 
+@dataclass(frozen=True)
+class Bill:
+    """Attributed and idle device time in USD, at some instant from `asked` to `told`."""
+
+    asked: float
+    told: float
+    usd: float
+
+    def adds_up(self, before: "Bill", usd_per_second: float, within: float = 0.01) -> bool:
+        """The law of the ledger: what was attributed and what was idle is the price of the time between."""
+        least, most = self.asked - before.told, self.told - before.asked
+        return (1 - within) * least <= (self.usd - before.usd) / usd_per_second <= (1 + within) * most
+
+
 class Running:
     """A server in its own process. `grpc`, `http`, `metrics`: host:port, known once `wait` has returned."""
 
@@ -100,6 +114,17 @@ class Running:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return Reply(response.status, response.headers, response.read())
+
+    def bill(self) -> "Bill":
+        """What device time has cost so far."""
+        asked, families = time.perf_counter(), self.families()
+        usd = sum(
+            sample.value
+            for name in ("ensemble_cost_usd", "ensemble_idle_cost_usd")
+            for sample in families[name].samples
+            if sample.name == f"{name}_total"
+        )
+        return Bill(asked, time.perf_counter(), usd)
 
     def families(self):
         """What `GET /metrics` shows, by name."""

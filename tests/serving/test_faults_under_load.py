@@ -242,11 +242,6 @@ class Client:
         return "OK"
 
 
-def spent(server) -> tuple[float, float]:
-    """The instant, and the money for attributed and idle device time so far, in USD."""
-    return time.monotonic(), server.metric("ensemble_cost_usd_total") + server.metric("ensemble_idle_cost_usd_total")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_no_answer_is_wrong_none_is_lost_none_is_unmarked(launch_faulty, shaky, table) -> None:
@@ -258,9 +253,9 @@ async def test_no_answer_is_wrong_none_is_lost_none_is_unmarked(launch_faulty, s
                 for _ in range(REQUESTS // CONCURRENCY):
                     await client.one()
 
-            began, before = spent(server)
+            before = server.bill()
             await asyncio.gather(*(ask() for _ in range(CONCURRENCY)))
-            now, after = spent(server)
+            after = server.bill()
 
         print(f"{dict(client.ended)}; {dict(checker.seen)}; slowest {client.slowest:.2f} s of {TIMEOUT_MS} ms")
         assert client.ended["lost"] == 0
@@ -270,8 +265,7 @@ async def test_no_answer_is_wrong_none_is_lost_none_is_unmarked(launch_faulty, s
         assert client.ended["OK"] > REQUESTS / 4
         assert min(checker.seen[kind] for kind in ("partial", "whole", "ok", "failed", "late", "skipped")) > 20
         assert server.metric("ensemble_wasted_device_seconds_total") > 0
-        price_per_second = 0.10 / 3600
-        assert after - before == pytest.approx(price_per_second * (now - began), rel=0.01), "the law of the ledger"
+        assert after.adds_up(before, usd_per_second=0.10 / 3600)
         assert server.metric("ensemble_in_flight_requests") == server.metric("ensemble_queued_rows") == 0
         assert "the batch broke" not in server.log and "the request broke" not in server.log
 
