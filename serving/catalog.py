@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ensembles.member_spec import MemberSpec
 from ensembles.members import Member, MemberError
+from ensembles.members.microbatch import MicroBatchSize
 from ensembles.repository import Repository, RepositoryError
 from ensembles.spec import EnsembleSpec
 from ensembles.trials import ShadowSpec
@@ -275,6 +276,7 @@ def onnx_loader(executor: Executor, spare: Executor | None = None) -> LoadMember
     def load_member(spec: MemberSpec, content: bytes) -> Member:
         from ensembles.members.onnx import OnnxMember  # without ONNX Runtime this raises, and says what to install
 
-        return OnnxMember(spec, content, spare if spare and isinstance(spec, ShadowSpec) else executor)
+        pool = spare if spare and isinstance(spec, ShadowSpec) else executor
+        return OnnxMember(spec, content, pool, MicroBatchSize())
 
     return load_member

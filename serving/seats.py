@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from ensembles.members import SHORT_SECONDS, Member, MemberError, Rows, Scores
+from ensembles.members.parts import joined
 from serving.books import Books
 from serving.breath import give_way
 from serving.ledger import Account, Occupation
@@ -146,9 +145,7 @@ class Seat:
                     return None
             some = rows[start : start + pieces.rows]
             scores.append(await self.member.run(some, occupation, at_most))
-            if scores[-1].shape != (len(some), *scores[0].shape[1:]):
-                raise MemberError(f"found scores of shape {list(scores[-1].shape)} for {len(some)} rows")
-        return np.concatenate(scores)
+        return joined(scores, len(rows), pieces.rows)
 
     async def work_in_turn(self, run: Run, rows: Rows, purpose: str) -> None:
         """Run it once a slot is free and no other run of it is overdue. Cancelled, it ends when its device is free."""

@@ -9,6 +9,8 @@ import numpy as np
 
 from ensembles.member_spec import MemberSpec
 from ensembles.members import SHORT_SECONDS, MemberError, Occupation, Rows, Scores
+from ensembles.members.microbatch import MicroBatchSize
+from ensembles.members.parts import joined
 from ensembles.members.timing import TimeByRows
 from ensembles.wording import one_line
 
@@ -25,8 +27,13 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 class OnnxMember:
     """One ONNX graph in its own session, with the threads that the manifest grants it and no spinning."""
 
-    def __init__(self, spec: MemberSpec, content: bytes, executor: Executor) -> None:
-        """Raises MemberError when the session cannot be made, or runs elsewhere than `run_on.device` asked for."""
+    def __init__(
+        self, spec: MemberSpec, content: bytes, executor: Executor, micro_batch: MicroBatchSize | None = None
+    ) -> None:
+        """`micro_batch`: how many rows at a time go through the graph on the CPU; all of a run at once, if None.
+
+        Raises MemberError when the session cannot be made, or runs elsewhere than `run_on.device` asked for.
+        """
         self.name = spec.name
         self.timing = TimeByRows()
         self._executor = executor
@@ -34,6 +41,7 @@ class OnnxMember:
         self._session = _session(spec, content)
         self.provider: str = self._session.get_providers()[0]
         self.device = _device(spec, self.provider)
+        self._micro_batch = micro_batch if self.device == "cpu" else None
         self._input: str = self._session.get_inputs()[0].name
         self._outputs: list[str] = [self._session.get_outputs()[0].name]
 
@@ -62,12 +70,24 @@ class OnnxMember:
         """`run` on the calling thread, for those who have no event loop. Raises MemberError."""
         with occupation:
             start = time.perf_counter()
-            try:
-                scores: Scores = self._session.run(self._outputs, {self._input: rows}, options)[0]
-            except Exception as error:
-                raise MemberError(f"{type(error).__name__} in ONNX Runtime") from error
-            self.timing.observe(len(rows), time.perf_counter() - start)
+            size = self._micro_batch.choose(len(rows)) if self._micro_batch else len(rows)
+            scores = self._infer(rows, options) if size >= len(rows) else self._by_parts(rows, size, options)
+            seconds = time.perf_counter() - start
+            self.timing.observe(len(rows), seconds)
+            if self._micro_batch:
+                self._micro_batch.observe(len(rows), size, seconds)
         return softmax(scores) if self._logits else scores
+
+    def _by_parts(self, rows: Rows, size: int, options: ort.RunOptions | None) -> Scores:
+        parts = [self._infer(rows[start : start + size], options) for start in range(0, len(rows), size)]
+        return joined(parts, len(rows), size)
+
+    def _infer(self, rows: Rows, options: ort.RunOptions | None) -> Scores:
+        try:
+            scores: Scores = self._session.run(self._outputs, {self._input: rows}, options)[0]
+        except Exception as error:
+            raise MemberError(f"{type(error).__name__} in ONNX Runtime") from error
+        return scores
 
     def close(self) -> None:
         del self._session
