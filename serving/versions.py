@@ -173,7 +173,7 @@ class Versions:
             await asyncio.sleep(POLL_SECONDS)
         self._catalog.leaving.remove(batcher)
         batcher.close()
-        _close(members)
+        await asyncio.to_thread(_close, members)
 
 
 def _read(path: Path, name: str) -> Repository:

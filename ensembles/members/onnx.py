@@ -3,6 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -42,6 +43,7 @@ class OnnxMember:
         self._session = _session(spec, content)
         self.provider: str = self._session.get_providers()[0]
         self.device = _device(spec, self.provider)
+        self._row: Rows | None = None
         self._micro_batch = micro_batch if self.device == "cpu" else None
         self._input: str = self._session.get_inputs()[0].name
         self._outputs: list[str] = [self._session.get_outputs()[0].name]
@@ -74,6 +76,8 @@ class OnnxMember:
             size = self._micro_batch.choose(len(rows)) if self._micro_batch else len(rows)
             scores = self._infer(rows, options) if size >= len(rows) else self._by_parts(rows, size, options)
             seconds = time.perf_counter() - start
+            if self._row is None:
+                self._row = rows[:1].copy()
             self.timing.observe(len(rows), seconds)
             if self._micro_batch:
                 self._micro_batch.observe(len(rows), size, seconds)
@@ -91,6 +95,10 @@ class OnnxMember:
         return scores
 
     def close(self) -> None:
+        """Takes as long as a run of one row."""
+        if self._row is not None:
+            with suppress(MemberError):
+                self._infer(self._row, _releasing())
         del self._session
 
 
@@ -118,6 +126,13 @@ def _share_memory() -> None:
     memory of its own would have to be fetched each time, and push out what else the server needs."""
     arena = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(arena, None)
+
+
+def _releasing() -> ort.RunOptions:
+    """Of a run after which memory in which nobody works goes back to the system."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _providers(device: str) -> list[Any]:
